@@ -1,0 +1,1 @@
+"""The actors: booking decides, payment and notification carry out."""

@@ -1,0 +1,1 @@
+"""The notification actor delivers messages and posts delivery reports back."""

@@ -1,0 +1,1 @@
+"""The payment actor carries out payment actions at a provider and posts the results back."""

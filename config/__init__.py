@@ -1,0 +1,1 @@
+"""Settings, limits, logging, and the example practices."""
