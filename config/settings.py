@@ -36,7 +36,10 @@ __all__ = ["Settings", "SettingsError", "load", "to_environ"]
 RedisUrl: TypeAlias = Annotated[
     str,
     Meta(
-        pattern=r"^((redis|rediss)://[^\s/]+|unix:///)\S*$",
+        pattern=(
+            r"^rediss?://([^\s@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s@/:?\[\]]+)(:[0-9]{1,5})?(/[0-9]*)?(\?\S*)?$"
+            r"|^unix://([^\s@/]*@)?/\S+$"
+        ),
         description="a URL that begins with redis://, rediss:// or unix:///, or empty for our own server",
     ),
 ]

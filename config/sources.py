@@ -16,6 +16,7 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
+    TypeGuard,
     Union,
     cast,
     get_args,
@@ -68,8 +69,8 @@ def known_settings(struct: type[msgspec.Struct], prefix: str = "") -> Known:
     known: Known = {}
     for field in msgspec.structs.fields(struct):
         key = prefix + field.name
-        type_ = cast("object", field.type)
-        if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        type_: object = field.type
+        if _is_struct(type_):
             known |= known_settings(type_, key + ".")
         else:
             known[key] = Setting(key, type_, _allowed(type_), NoneType in get_args(type_))
@@ -162,6 +163,10 @@ def shown(value: object) -> str:
         return "a list"
     text = repr(redacted(value)) if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…"
+
+
+def _is_struct(type_: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
 def _read_table(known: Known, table: Mapping[str, object], file: str, prefix: str) -> Found:
