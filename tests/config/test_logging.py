@@ -116,9 +116,9 @@ def test_python_warnings_become_lines(out: io.StringIO) -> None:
 def test_an_exception_is_told_without_local_variables(out: io.StringIO, form: str) -> None:
     """Locals hold whole requests."""
     configure(Log(format=form), "booking", out)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    password = "hunter2"  # noqa: F841 - it must not be found
+    facts = {"local": "hunter2"}
     try:
-        raise ValueError("bad address joe@example.org")
+        raise ValueError(f"bad address joe@example.org in {len(facts)} fact")
     except ValueError:
         structlog.get_logger().exception("decode_failed")
     text = out.getvalue()
