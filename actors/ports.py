@@ -106,12 +106,14 @@ class OutcomeEntry(msgspec.Struct, frozen=True, gc=False):
       status: ``accepted``, ``refused``, or ``invalid``: the entry could not be understood.
       body: JSON: the events, or the refusal.
       timers: JSON array of the events of timers that were due before this input, or empty.
+      replayed: ``body`` is the answer to an earlier input with the same idempotency key.
     """
 
     id: str
     status: str
     body: bytes
     timers: bytes = b""
+    replayed: bool = False
 
 
 class ActionEntry(msgspec.Struct, frozen=True, gc=False):

@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from holdfast.actors.booking import zones
+
 # --- words ------------------------------------------------------------------------------------
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]*$")]
@@ -25,7 +27,9 @@ Ref = Annotated[str, Meta(min_length=1, max_length=64)]
 """An id of ours, derived from the log."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
-Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
+OptionalId = Annotated[str, Meta(max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.:@-]*)?$")]
+OptionalEmail = Annotated[str, Meta(max_length=254, pattern=r"^([^@\s]+@[^@\s]+)?$")]
+OptionalDate = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")]
 LocalTime = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 LocalTimeEnd = Annotated[str, Meta(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
 LocalDate = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
@@ -34,6 +38,8 @@ Cents = Annotated[int, Meta(ge=0, le=100_000_000)]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
 Instant = Annotated[str, Meta(min_length=16, max_length=35)]
 """RFC 3339 with an offset or ``Z``; without one it is local time in the practice's zone."""
+
+_WEEKDAYS = ("0", "1", "2", "3", "4", "5", "6")
 
 TimeRange = tuple[LocalTime, LocalTimeEnd]
 """Half-open, ``["09:00","12:00"]``."""
@@ -77,8 +83,8 @@ class Policies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       cooling_off_min: A customer may cancel so long after the request whatever the deadline, but
         never after the start (C20).
       holds_per_customer_max: Most unconfirmed requests of one customer at a time; zero: no limit.
-      contenders_max: Most unconfirmed requests that may overlap one request's time with
-        ``first_payment_wins``.
+      contenders_max: With ``first_payment_wins``, most unconfirmed requests for one start with one
+        member of staff.
       late_authorization: Confirm a payment that succeeds after the hold expired if the slot is still
         free (F-202).
       idempotency_h: How long a key's outcome is kept and replayed.
@@ -121,12 +127,45 @@ class DefinePractice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grid_min: Annotated[int, Meta(ge=1, le=240)] = 15
     policies: Policies = Policies()
 
+    def __post_init__(self) -> None:
+        """Check what types cannot, and load the zone here, so that no transition reads a file.
+
+        Raises:
+          ValueError: One sentence; a decoder turns it into its own error.
+        """
+        zones.load(self.zone)
+        for what, ids in (
+            ("service", [service.id for service in self.services]),
+            ("member of staff", [member.id for member in self.staff]),
+        ):
+            if len(set(ids)) != len(ids):
+                raise ValueError(f"two entries have the same {what} id")
+        _check_hours("hours", self.hours)
+        for member in self.staff:
+            if member.hours is not None:
+                _check_hours(f"hours of {member.id}", member.hours)
+
+
+def _check_hours(where: str, hours: dict[str, list[TimeRange]]) -> None:
+    for weekday, ranges in hours.items():
+        if weekday not in _WEEKDAYS:
+            raise ValueError(f'{where}: weekdays are "0" (Sunday) to "6", not {weekday!r}')
+        end = ""
+        for first, last in ranges:
+            if not end <= first < last:
+                raise ValueError(
+                    f"{where}: the ranges of day {weekday} must ascend and not overlap"
+                )
+            end = last
+
 
 # --- commands ---------------------------------------------------------------------------------
 
 
 class RequestSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask for one slot (F-032).
+
+    Services and staff are looked up, so nothing more is asked of their names here.
 
     Attributes:
       customer: For whom; "" where the principal is the customer itself.
@@ -135,13 +174,13 @@ class RequestSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
       price_cents: If sent, must be the service's price (C29).
     """
 
-    service: Id
+    service: Ref
     start: Instant
-    customer: Id | Literal[""] = ""
-    staff: Id | Literal[""] = ""
-    name: str = ""
-    email: Email | Literal[""] = ""
-    end: Instant | Literal[""] = ""
+    customer: OptionalId = ""
+    staff: Annotated[str, Meta(max_length=64)] = ""
+    name: Annotated[str, Meta(max_length=200)] = ""
+    email: OptionalEmail = ""
+    end: Annotated[str, Meta(max_length=35)] = ""
     price_cents: Cents | None = None
 
 
@@ -160,15 +199,15 @@ class RequestAuto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
       last: Last local date of the window, "" for thirteen days after the first.
     """
 
-    service: Id
+    service: Ref
     days: Annotated[list[LocalDate | Weekday], Meta(max_length=62)] = []
     ranges: Annotated[list[TimeRange], Meta(max_length=24)] = []
-    staff: Annotated[list[Id], Meta(max_length=200)] = []
-    first: LocalDate | Literal[""] = ""
-    last: LocalDate | Literal[""] = ""
-    customer: Id | Literal[""] = ""
-    name: str = ""
-    email: Email | Literal[""] = ""
+    staff: Annotated[list[Ref], Meta(max_length=200)] = []
+    first: OptionalDate = ""
+    last: OptionalDate = ""
+    customer: OptionalId = ""
+    name: Annotated[str, Meta(max_length=200)] = ""
+    email: OptionalEmail = ""
     price_cents: Cents | None = None
 
 
@@ -237,7 +276,24 @@ class DeliveryReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
 
 
 Command = DefinePractice | RequestSlot | RequestAuto | Cancel
-Message = Command | Tick | TakenOver | DeliveryReport
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A command together with what its entry says around it.
+
+    Attributes:
+      key: Idempotency key: the caller's name for one intention.
+      by: Principal: ``customer:ID``, ``staff:ID`` or ``service:NAME``.
+      digest: Of the command in canonical form, to tell a retry from another intention (C16).
+    """
+
+    command: Command
+    key: str
+    by: str
+    digest: str
+
+
+Message = Asked | Tick | TakenOver | DeliveryReport
 
 # --- events -----------------------------------------------------------------------------------
 
@@ -246,7 +302,7 @@ class _Event(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True, 
     pass
 
 
-class PracticeDefined(_Event, tag="practice_defined"):
+class PracticeDefined(_Event, frozen=True, tag="practice_defined"):
     """The book is open, or what it offers has changed.
 
     Attributes:
@@ -257,7 +313,7 @@ class PracticeDefined(_Event, tag="practice_defined"):
     zone_digest: str
 
 
-class SlotHeld(_Event, tag="slot_held"):
+class SlotHeld(_Event, frozen=True, tag="slot_held"):
     """A slot is kept for a customer until ``deadline_ms``.
 
     Attributes:
@@ -277,7 +333,7 @@ class SlotHeld(_Event, tag="slot_held"):
     repeated: bool = False
 
 
-class SlotRequested(_Event, tag="slot_requested"):
+class SlotRequested(_Event, frozen=True, tag="slot_requested"):
     """With ``first_payment_wins``: the request is noted, the slot is not held."""
 
     booking: str
@@ -289,9 +345,10 @@ class SlotRequested(_Event, tag="slot_requested"):
     price_cents: int
     currency: str
     deadline_ms: int
+    repeated: bool = False
 
 
-class SlotMoved(_Event, tag="slot_moved"):
+class SlotMoved(_Event, frozen=True, tag="slot_moved"):
     """An auto-selected request lost its slot and was given another one inside its preferences."""
 
     booking: str
@@ -299,7 +356,7 @@ class SlotMoved(_Event, tag="slot_moved"):
     start: str
 
 
-class BookingConfirmed(_Event, tag="booking_confirmed"):
+class BookingConfirmed(_Event, frozen=True, tag="booking_confirmed"):
     """The money is on hold and the slot is the customer's."""
 
     booking: str
@@ -308,26 +365,26 @@ class BookingConfirmed(_Event, tag="booking_confirmed"):
     start: str
 
 
-class PaymentDeclined(_Event, tag="payment_declined"):
+class PaymentDeclined(_Event, frozen=True, tag="payment_declined"):
     """The provider said no; the slot is free again."""
 
     booking: str
     reason: str = ""
 
 
-class HoldExpired(_Event, tag="hold_expired"):
+class HoldExpired(_Event, frozen=True, tag="hold_expired"):
     """The payment did not come in time; the slot is free again."""
 
     booking: str
 
 
-class SlotLost(_Event, tag="slot_lost"):
+class SlotLost(_Event, frozen=True, tag="slot_lost"):
     """The payment succeeded but the slot is somebody else's; the money is released."""
 
     booking: str
 
 
-class BookingCancelled(_Event, tag="booking_cancelled"):
+class BookingCancelled(_Event, frozen=True, tag="booking_cancelled"):
     """A booking or slot hold was given back."""
 
     booking: str
@@ -335,51 +392,57 @@ class BookingCancelled(_Event, tag="booking_cancelled"):
     by: str
 
 
-class BookingCompleted(_Event, tag="booking_completed"):
+class BookingCompleted(_Event, frozen=True, tag="booking_completed"):
     """The appointment's time is over."""
 
     booking: str
 
 
-class BookingDropped(_Event, tag="booking_dropped"):
+class BookingDropped(_Event, frozen=True, tag="booking_dropped"):
     """The booking left the book by its retention rule; it stays in the log and the archive."""
 
     booking: str
 
 
-class PaymentObserved(_Event, tag="payment_observed"):
+class PaymentObserved(_Event, frozen=True, tag="payment_observed"):
     """The provider's answer changed what the book knows of a payment."""
 
     payment: str
     observed: str
 
 
-class CheckScheduled(_Event, tag="check_scheduled"):
+class CheckScheduled(_Event, frozen=True, tag="check_scheduled"):
     """The payment's status is not known; it will be asked for at ``due_ms``."""
 
     payment: str
     due_ms: int
 
 
-class ResultIgnored(_Event, tag="result_ignored"):
+class ResultIgnored(_Event, frozen=True, tag="result_ignored"):
     """A result that changes nothing: late, repeated, or of a payment the book does not know."""
 
     action: str
     why: str
 
 
-class DeliveryRecorded(_Event, tag="delivery_recorded"):
+class DeliveryRecorded(_Event, frozen=True, tag="delivery_recorded"):
     """A delivery report was noted."""
 
     booking: str
     status: str
 
 
-class BookTakenOver(_Event, tag="taken_over"):
-    """A booking actor took the book over."""
+class BookTakenOver(_Event, frozen=True, tag="taken_over"):
+    """A booking actor took the book over.
+
+    Attributes:
+      restored: How many actions were emitted again.
+      more_after: Where it is not "": there are more, after this action id.
+    """
 
     epoch: int
     restored: int
+    more_after: str = ""
 
 
 Event = (
@@ -447,7 +510,7 @@ class _Action(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True,
     pass
 
 
-class Preauthorize(_Action, tag="preauthorize"):
+class Preauthorize(_Action, frozen=True, tag="preauthorize"):
     """Put money on hold. Tracked.
 
     Attributes:
@@ -461,7 +524,7 @@ class Preauthorize(_Action, tag="preauthorize"):
     key: str
 
 
-class Capture(_Action, tag="capture"):
+class Capture(_Action, frozen=True, tag="capture"):
     """Take money that is on hold. Tracked."""
 
     payment: str
@@ -469,14 +532,14 @@ class Capture(_Action, tag="capture"):
     key: str
 
 
-class Void(_Action, tag="void"):
+class Void(_Action, frozen=True, tag="void"):
     """Release money that is on hold. Tracked."""
 
     payment: str
     key: str
 
 
-class Refund(_Action, tag="refund"):
+class Refund(_Action, frozen=True, tag="refund"):
     """Give captured money back. Tracked."""
 
     payment: str
@@ -484,13 +547,13 @@ class Refund(_Action, tag="refund"):
     key: str
 
 
-class CheckStatus(_Action, tag="check_status"):
+class CheckStatus(_Action, frozen=True, tag="check_status"):
     """Ask what became of a payment. Tracked."""
 
     payment: str
 
 
-class Notify(_Action, tag="notify"):
+class Notify(_Action, frozen=True, tag="notify"):
     """Tell a customer what happened. Untracked; the dedupe key is (booking, version, kind, recipient).
 
     Attributes:

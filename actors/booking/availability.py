@@ -1,0 +1,189 @@
+"""Which slots are free: the one function behind listing, holding, booking and auto-selection.
+
+A slot that is listed can be booked at the same state of the book, because nothing else is asked
+when it is booked (domain section 5, lesson 1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.actors.booking.calendar import lowest, mask, parse_date, starts, weekday_of
+from holdfast.actors.booking.zones import LAST_DAY, MINUTE_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from holdfast.actors.booking.book import Book, Member, Practice
+    from holdfast.actors.booking.messages import RequestAuto, Service
+
+WINDOW_DAYS_MAX = 92
+"""Most days that one auto-selection looks at."""
+
+WINDOW_DAYS = 14
+"""The window where the request names no last day."""
+
+
+class Slot(NamedTuple):
+    """A member of staff and a minute of a day."""
+
+    staff: str
+    day: int
+    first: int
+    start_ms: int
+
+
+class Window(NamedTuple):
+    """When appointments may start, by the practice's notice and advance policies."""
+
+    from_ms: int
+    today: int
+    last_day: int
+
+
+def window(practice: Practice, now: int) -> Window:
+    """The practice's window of starts at *now*: exactly the least notice is enough (C21)."""
+    today = practice.calendar.zone.day_of(now)
+    return Window(
+        now + practice.policies.minimum_notice_min * MINUTE_MS,
+        today,
+        min(today + practice.policies.advance_days_max, LAST_DAY - 2),
+    )
+
+
+def free_minutes(book: Book, member: Member, day: int) -> int:
+    """The minutes in which *member* is at work on *day* and nobody is booked."""
+    sheet = book.sheets.get((member.id, day))
+    opened = member.calendar.day(day).open
+    return opened if sheet is None else opened & ~sheet.taken
+
+
+def free_starts(book: Book, member: Member, day: int, duration_min: int, win: Window) -> int:
+    """The minutes at which an appointment may start, as bits."""
+    if not win.today <= day <= win.last_day:
+        return 0
+    free = free_minutes(book, member, day)
+    if not free:
+        return 0
+    today = member.calendar.day(day)
+    found = starts(free, duration_min) & today.grid
+    if win.from_ms > today.start_ms:
+        first = -(-(win.from_ms - today.start_ms) // MINUTE_MS)
+        found = found >> first << first
+    return found
+
+
+def best_member(book: Book, members: Sequence[Member], day: int, first: int) -> Member:
+    """Who gets it of those who could (F-211).
+
+    Who has least to do that day, then who has been idle for longest, then the first by id.
+    """
+    if len(members) == 1:
+        return members[0]
+
+    def load(member: Member) -> tuple[int, int, str]:
+        sheet = book.sheets.get((member.id, day))
+        if sheet is None:
+            return 0, 0, member.id
+        return sheet.minutes, (sheet.taken & ((1 << first) - 1)).bit_length(), member.id
+
+    return min(members, key=load)
+
+
+def pick(
+    book: Book, practice: Practice, service: Service, wish: RequestAuto, customer: str, now: int
+) -> Slot | None:
+    """The best slot inside the preferences, or None.
+
+    Days in the order given, on each the schedule's ranges, in each the preferred ranges in the order
+    given, in each the grid's starts (U-06); never outside the preferences, and never at a time when
+    the customer is already booked.
+    """
+    win = window(practice, now)
+    members = (
+        [practice.staff[name] for name in wish.staff if name in practice.staff]
+        if wish.staff
+        else practice.members
+    )
+    for day in _days(wish, win):
+        slot = _pick_on(book, practice, members, service.duration_min, wish, customer, day, win)
+        if slot is not None:
+            return slot
+    return None
+
+
+def _days(wish: RequestAuto, win: Window) -> Iterator[int]:
+    """The days of a wish in the order of preference, each once."""
+    first, last = wish_window(wish, win)
+    seen: set[int] = set()
+    for wanted in wish.days:
+        if isinstance(wanted, str):
+            day = parse_date(wanted)
+            days: Sequence[int] = () if day is None else (day,)
+        else:
+            days = range(first + (wanted - weekday_of(first)) % 7, last + 1, 7)
+        for day in days:
+            if first <= day <= last and day not in seen:
+                seen.add(day)
+                yield day
+    if not wish.days:
+        yield from range(first, last + 1)
+
+
+def wish_window(wish: RequestAuto, win: Window) -> tuple[int, int]:
+    """First and last day that a wish allows; named dates need no window of their own."""
+    first = (parse_date(wish.first) if wish.first else None) or win.today
+    last = parse_date(wish.last) if wish.last else None
+    if last is None:
+        named = wish.days and all(isinstance(day, str) for day in wish.days)
+        last = win.last_day if named else first + WINDOW_DAYS - 1
+    return max(first, win.today), min(last, win.last_day)
+
+
+def _pick_on(
+    book: Book,
+    practice: Practice,
+    members: Sequence[Member],
+    duration_min: int,
+    wish: RequestAuto,
+    customer: str,
+    day: int,
+    win: Window,
+) -> Slot | None:
+    possible = [free_starts(book, member, day, duration_min, win) for member in members]
+    anybody = 0
+    for bits in possible:
+        anybody |= bits
+    busy = 0
+    for own in book.customer_days.get((customer, day), ()):
+        busy |= own.mask
+    if busy:
+        anybody &= starts(((1 << 1500 + duration_min) - 1) & ~busy, duration_min)
+    if not anybody:
+        return None
+    first = _first_by_preference(practice, anybody, duration_min, wish, day)
+    if first < 0:
+        return None
+    free = [member for member, bits in zip(members, possible, strict=True) if bits >> first & 1]
+    member = best_member(book, free, day, first)
+    return Slot(member.id, day, first, practice.calendar.day(day).start_ms + first * MINUTE_MS)
+
+
+def _first_by_preference(
+    practice: Practice, possible: int, duration_min: int, wish: RequestAuto, day: int
+) -> int:
+    """The start that the preferences put first among *possible*; -1 where none is inside them."""
+    if not wish.ranges:
+        return lowest(possible)
+    calendar = practice.calendar
+    # A member's own hours may lie outside the practice's: then the whole day is one range.
+    schedule = (*calendar.day(day).ranges, (1 << 1500) - 1)
+    for opened in schedule:
+        for wanted in wish.ranges:
+            first, end = calendar.span(day, wanted)
+            if end - first < duration_min:
+                continue
+            inside = possible & opened & mask(first, end - first - duration_min + 1)
+            if inside:
+                return lowest(inside)
+    return -1

@@ -1,0 +1,480 @@
+"""The book: the state of one practice, and the only code that changes it.
+
+What is kept is what :class:`BookState` lists; everything else here is an index derived from it
+(who occupies which minutes, which timers are due, whose hold it is) and can be made anew. The rules
+of what may happen are elsewhere; the functions here keep state and indexes together.
+
+Everything that decides iterates over lists and dicts, whose order the log gives, never over sets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heapify, heappop, heappush
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from holdfast.actors.booking import zones
+from holdfast.actors.booking.calendar import Calendar, mask
+from holdfast.actors.booking.messages import (
+    Accepted,
+    DefinePractice,
+    Refused,
+    RequestAuto,
+    Service,
+)
+from holdfast.machine import action_order
+
+Status = Literal[
+    "held",
+    "requested",
+    "confirmed",
+    "completed",
+    "payment_failed",
+    "expired",
+    "slot_lost",
+    "cancelled",
+]
+"""``requested`` is ``held`` without the slot: the policy ``first_payment_wins``. The last four are
+terminal for a request that came to nothing, ``completed`` for an appointment that is over."""
+
+OCCUPYING: Final = frozenset({"held", "confirmed", "completed"})
+"""States whose minutes are taken."""
+
+AWAITING: Final = frozenset({"held", "requested"})
+"""States that wait for a payment and have a deadline."""
+
+LIVE: Final = frozenset({"held", "requested", "confirmed"})
+
+Desired = Literal["authorized", "captured", "released"]
+Observed = Literal[
+    "none",
+    "requested",
+    "authorized",
+    "captured",
+    "voided",
+    "refunded",
+    "declined",
+    "expired",
+    "unknown",
+]
+Call = Literal["", "preauthorize", "capture", "void", "refund", "check_status"]
+
+ORPHANS_MAX = 256
+
+_Key = TypeVar("_Key")
+
+
+class Payment(msgspec.Struct):
+    """The money of one booking: what we want, what the provider says (domain 7.3).
+
+    Attributes:
+      digest: Of the request; part of the provider's idempotency keys.
+      in_flight: Id of the one action whose result is awaited, or "".
+      call: What that action is.
+      calls: Calls other than status checks so far.
+      since_ms: When the last of them was emitted.
+      checks: Status checks in a row that told nothing final.
+      due_ms: When to check next; 0 where no check is due.
+    """
+
+    id: str
+    amount_cents: int
+    currency: str
+    digest: str
+    desired: Desired = "authorized"
+    observed: Observed = "none"
+    in_flight: str = ""
+    call: Call = ""
+    calls: int = 0
+    since_ms: int = 0
+    checks: int = 0
+    due_ms: int = 0
+
+
+class Booking(msgspec.Struct):
+    """One request and what it became.
+
+    Attributes:
+      id: ``b`` and the id of its input; its payment's is ``p`` and the same.
+      day: Local date, days since 1970-01-01; ``first`` is the minute it begins, elapsed.
+      start: Local time with its offset.
+      revision: Of the practice under which it was accepted.
+      auto: The preferences of an auto-selected request, which bind it for ever.
+      asked_ms: The start that an explicit request asked for; 0 for an auto-selected one.
+      recipient: Where notifications go: an e-mail address, or the customer's id.
+      due_ms: When its timer fires: the deadline of a hold, the end of an appointment, the moment to
+        leave the book.
+      delivered: Delivery reports of its notifications.
+    """
+
+    id: str
+    customer: str
+    service: str
+    staff: str
+    day: int
+    first: int
+    duration_min: int
+    start_ms: int
+    start: str
+    status: Status
+    created_ms: int
+    due_ms: int
+    revision: int
+    payment: Payment
+    recipient: str
+    name: str = ""
+    auto: RequestAuto | None = None
+    asked_ms: int = 0
+    version: int = 1
+    delivered: int = 0
+
+    @property
+    def end_ms(self) -> int:
+        """The instant it ends."""
+        return self.start_ms + self.duration_min * zones.MINUTE_MS
+
+    @property
+    def mask(self) -> int:
+        """Its minutes of the day."""
+        return mask(self.first, self.duration_min)
+
+
+class Sheet(msgspec.Struct, gc=False):
+    """One day of one member of staff.
+
+    Attributes:
+      taken: The minutes that are occupied.
+      minutes: The sum of the occupying bookings' durations; equal to the bits of ``taken`` exactly
+        if no two of them overlap.
+    """
+
+    taken: int = 0
+    minutes: int = 0
+
+
+class Keyed(msgspec.Struct, frozen=True):
+    """An idempotency key's memory.
+
+    Attributes:
+      name: Principal, command and key.
+      digest: The command's.
+      until_ms: Kept until then.
+    """
+
+    name: tuple[str, str, str]
+    digest: str
+    until_ms: int
+    result: Accepted | Refused
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """What the practice offered from some input on. The zone's offsets are part of the log's truth."""
+
+    definition: DefinePractice
+    offsets: list[tuple[int, int]]
+
+
+class BookState(msgspec.Struct):
+    """All that a book is; its canonical form.
+
+    Attributes:
+      orphans: Ids of results' actions whose payment the book does not know; the last few.
+      deliveries: Delivery reports by status.
+    """
+
+    revisions: list[Revision]
+    bookings: list[Booking]
+    keys: list[Keyed]
+    orphans: list[str]
+    deliveries: dict[str, int]
+
+
+class Member:
+    """A member of staff and the calendar that holds for them."""
+
+    __slots__ = ("calendar", "id", "name")
+
+    def __init__(self, member_id: str, name: str, calendar: Calendar) -> None:
+        self.id = member_id
+        self.name = name
+        self.calendar = calendar
+
+
+class Practice:
+    """One revision of the practice, ready to be asked."""
+
+    __slots__ = (
+        "calendar",
+        "currency",
+        "members",
+        "name",
+        "number",
+        "policies",
+        "services",
+        "staff",
+    )
+
+    def __init__(self, number: int, revision: Revision) -> None:
+        definition = revision.definition
+        zone = zones.Zone(revision.offsets)
+        self.number = number
+        self.name = definition.name
+        self.currency = definition.currency
+        self.policies = definition.policies
+        self.calendar = Calendar(zone, definition.hours, definition.grid_min)
+        self.services: dict[str, Service] = {service.id: service for service in definition.services}
+        self.members = [
+            Member(
+                member.id,
+                member.name,
+                self.calendar
+                if member.hours is None
+                else Calendar(zone, member.hours, definition.grid_min),
+            )
+            for member in definition.staff
+        ]
+        self.staff = {member.id: member for member in self.members}
+
+
+class Book:
+    """The state of one practice with its indexes."""
+
+    __slots__ = (
+        "bookings",
+        "contenders",
+        "customer_days",
+        "customer_holds",
+        "deliveries",
+        "in_flight",
+        "key_queue",
+        "keys",
+        "orphans",
+        "practices",
+        "revisions",
+        "sheets",
+        "timers",
+        "touched",
+    )
+
+    def __init__(self) -> None:
+        self.revisions: list[Revision] = []
+        self.bookings: dict[str, Booking] = {}
+        self.keys: dict[tuple[str, str, str], Keyed] = {}
+        self.orphans: list[str] = []
+        self.deliveries: dict[str, int] = {}
+        # derived
+        self.practices: list[Practice] = []
+        self.sheets: dict[tuple[str, int], Sheet] = {}
+        self.timers: list[tuple[int, str, int]] = []  # (due, booking, 0 its own or 1 its payment's)
+        self.in_flight: dict[str, Booking] = {}  # by action id, in the order of emission
+        self.customer_days: dict[tuple[str, int], list[Booking]] = {}  # live ones
+        self.customer_holds: dict[str, int] = {}
+        self.contenders: dict[tuple[str, int], int] = {}  # requested, by staff and start
+        self.key_queue: deque[Keyed] = deque()
+        self.touched: list[Booking] = []  # by the input being decided
+
+    @property
+    def practice(self) -> Practice | None:
+        """The practice as it is now; None until it is defined."""
+        return self.practices[-1] if self.practices else None
+
+    # -- changes ------------------------------------------------------------------------------
+
+    def define(self, definition: DefinePractice) -> Practice:
+        """Add a revision of the practice; it holds from now on."""
+        revision = Revision(definition, list(zones.load(definition.zone)))
+        self.revisions.append(revision)
+        self.practices.append(Practice(len(self.practices), revision))
+        return self.practices[-1]
+
+    def add(self, booking: Booking) -> None:
+        """Take a new booking in; it is live."""
+        self.bookings[booking.id] = booking
+        self._enter(booking)
+        heappush(self.timers, (booking.due_ms, booking.id, 0))
+        self.touched.append(booking)
+
+    def move_to(self, booking: Booking, status: Status, due_ms: int) -> None:
+        """Change a booking's status and timer; occupancy and indexes follow."""
+        self._leave(booking)
+        booking.status = status
+        booking.due_ms = due_ms
+        self._enter(booking)
+        heappush(self.timers, (due_ms, booking.id, 0))
+        self.touched.append(booking)
+
+    def confirm(self, booking: Booking, due_ms: int) -> None:
+        """``held`` to ``confirmed``: the minutes stay taken, so only the hold's indexes change."""
+        holds = self.customer_holds[booking.customer] - 1
+        if holds:
+            self.customer_holds[booking.customer] = holds
+        else:
+            del self.customer_holds[booking.customer]
+        booking.status = "confirmed"
+        booking.due_ms = due_ms
+        heappush(self.timers, (due_ms, booking.id, 0))
+        self.touched.append(booking)
+
+    def place(
+        self, booking: Booking, staff: str, day: int, first: int, start_ms: int, start: str
+    ) -> None:
+        """Give a booking that occupies nothing another slot."""
+        assert booking.status not in OCCUPYING
+        self._leave(booking)
+        booking.staff, booking.day, booking.first = staff, day, first
+        booking.start_ms, booking.start = start_ms, start
+        self._enter(booking)
+        self.touched.append(booking)
+
+    def rearm(self, booking: Booking, due_ms: int) -> None:
+        """Set a booking's timer anew."""
+        booking.due_ms = due_ms
+        heappush(self.timers, (due_ms, booking.id, 0))
+        self.touched.append(booking)
+
+    def drop(self, booking: Booking) -> None:
+        """Let a booking that is over leave the book."""
+        self._leave(booking)
+        del self.bookings[booking.id]
+
+    def check_at(self, booking: Booking, due_ms: int) -> None:
+        """Set the timer of a payment's next status check."""
+        booking.payment.due_ms = due_ms
+        heappush(self.timers, (due_ms, booking.id, 1))
+        self.touched.append(booking)
+
+    def keep_key(self, keyed: Keyed) -> None:
+        """Remember an idempotency key's outcome."""
+        self.keys[keyed.name] = keyed
+        self.key_queue.append(keyed)
+
+    def forget_keys(self, now: int, limit: int = 64) -> None:
+        """Forget keys whose time is over, a few at a time; more come and go than that never."""
+        queue = self.key_queue
+        while queue and queue[0].until_ms <= now and limit:
+            old = queue.popleft()
+            if self.keys.get(old.name) is old:
+                del self.keys[old.name]
+            limit -= 1
+
+    def next_due_ms(self) -> int | None:
+        """When the earliest timer is due; None where there is none."""
+        timers = self.timers
+        while timers and not self._is_set(timers[0]):
+            heappop(timers)
+        return timers[0][0] if timers else None
+
+    def pop_due(self, now: int) -> tuple[Booking, bool] | None:
+        """The next booking whose timer is due at *now*, and whether it is its payment's."""
+        timers = self.timers
+        while timers and timers[0][0] <= now:
+            timer = heappop(timers)
+            if self._is_set(timer):
+                return self.bookings[timer[1]], timer[2] == 1
+        return None
+
+    def _is_set(self, timer: tuple[int, str, int]) -> bool:
+        """Whether a timer is still what its booking says; others are leftovers."""
+        booking = self.bookings.get(timer[1])
+        if booking is None:
+            return False
+        return timer[0] == (booking.payment.due_ms if timer[2] else booking.due_ms)
+
+    # -- indexes ------------------------------------------------------------------------------
+
+    def _enter(self, booking: Booking) -> None:
+        status = booking.status
+        if status in OCCUPYING:
+            sheet = self.sheets.get((booking.staff, booking.day))
+            if sheet is None:
+                sheet = self.sheets[booking.staff, booking.day] = Sheet()
+            sheet.taken |= ((1 << booking.duration_min) - 1) << booking.first
+            sheet.minutes += booking.duration_min
+        if status in LIVE:
+            key = (booking.customer, booking.day)
+            mine = self.customer_days.get(key)
+            if mine is None:
+                self.customer_days[key] = [booking]
+            else:
+                mine.append(booking)
+            if status != "confirmed":
+                holds = self.customer_holds
+                holds[booking.customer] = holds.get(booking.customer, 0) + 1
+                if status == "requested":
+                    slot = (booking.staff, booking.start_ms)
+                    self.contenders[slot] = self.contenders.get(slot, 0) + 1
+
+    def _leave(self, booking: Booking) -> None:
+        status = booking.status
+        if status in OCCUPYING:
+            at = (booking.staff, booking.day)
+            sheet = self.sheets[at]
+            sheet.taken &= ~(((1 << booking.duration_min) - 1) << booking.first)
+            sheet.minutes -= booking.duration_min
+            if not sheet.minutes and not sheet.taken:
+                del self.sheets[at]
+        if status in LIVE:
+            key = (booking.customer, booking.day)
+            mine = self.customer_days[key]
+            if len(mine) == 1:
+                del self.customer_days[key]
+            else:
+                # By identity: two bookings are never the same, and comparing all fields is slow.
+                self.customer_days[key] = [other for other in mine if other is not booking]
+            if status != "confirmed":
+                _decrease(self.customer_holds, booking.customer)
+                if status == "requested":
+                    _decrease(self.contenders, (booking.staff, booking.start_ms))
+
+    # -- canonical form -----------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """The book in its canonical form."""
+        return _ENCODER.encode(
+            BookState(
+                self.revisions,
+                list(self.bookings.values()),
+                list(self.key_queue),
+                self.orphans,
+                self.deliveries,
+            )
+        )
+
+    @staticmethod
+    def decode(data: bytes) -> Book:
+        """The book that :meth:`encode` wrote, with its indexes made anew."""
+        state = _DECODER.decode(data)
+        book = Book()
+        book.revisions = state.revisions
+        book.practices = [Practice(n, revision) for n, revision in enumerate(state.revisions)]
+        book.orphans = state.orphans
+        book.deliveries = state.deliveries
+        in_flight: list[Booking] = []
+        for booking in state.bookings:
+            book.bookings[booking.id] = booking
+            book._enter(booking)
+            book.timers.append((booking.due_ms, booking.id, 0))
+            if booking.payment.due_ms:
+                book.timers.append((booking.payment.due_ms, booking.id, 1))
+            if booking.payment.in_flight:
+                in_flight.append(booking)
+        heapify(book.timers)
+        in_flight.sort(key=lambda booking: action_order(booking.payment.in_flight))
+        book.in_flight = {booking.payment.in_flight: booking for booking in in_flight}
+        for keyed in state.keys:
+            book.keep_key(keyed)
+        return book
+
+
+def _decrease(counts: dict[_Key, int], key: _Key) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
+
+
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_DECODER = msgspec.msgpack.Decoder(BookState)

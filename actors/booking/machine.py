@@ -1,0 +1,178 @@
+"""The booking machine: one file owns every transition.
+
+:meth:`BookingMachine.transition` is a pure function of the book and one input. Its order is always
+the same: fire the timers that are due, then answer retries from memory, then decide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from holdfast.actors.booking import lifecycle, rules
+from holdfast.actors.booking.book import ORPHANS_MAX, Book, Keyed
+from holdfast.actors.booking.messages import (
+    Accepted,
+    Action,
+    Asked,
+    BookTakenOver,
+    CheckStatus,
+    DeliveryRecorded,
+    DeliveryReport,
+    Event,
+    Message,
+    Outcome,
+    PaymentResult,
+    Refused,
+    ResultIgnored,
+    TakenOver,
+    Tick,
+)
+from holdfast.machine import Completed, TransitionError, action_order
+
+if TYPE_CHECKING:
+    from holdfast.machine import Emit, Normal
+
+NOTHING: Final = Outcome(Accepted(()))
+
+
+class BookingMachine:
+    """Decides the inputs of one book; see :class:`holdfast.machine.StateMachine`."""
+
+    version: int = 1
+
+    def genesis(self) -> Book:
+        """A book without a practice."""
+        return Book()
+
+    def transition(
+        self,
+        state: Book,
+        input: Normal[Message] | Completed[PaymentResult],  # noqa: A002 - the field's word
+        emit: Emit[Action],
+    ) -> Outcome:
+        """Decide one input.
+
+        Raises:
+          EmitFullError: *emit* has no room for even one step.
+          TransitionError: A message that only our own host could have sent so; nothing changed.
+        """
+        emit.reserve(lifecycle.ACTIONS_PER_STEP)
+        message = input.result if isinstance(input, Completed) else input.message
+        if isinstance(message, PaymentResult) != isinstance(input, Completed):
+            raise TransitionError(f"{type(message).__name__} came as {type(input).__name__}")
+        now = input.now
+        state.touched.clear()
+        timers: tuple[Event, ...] = ()
+        if state.timers and state.timers[0][0] <= now:
+            timers = _fire_due(state, now, emit)
+        if state.key_queue and state.key_queue[0].until_ms <= now:
+            state.forget_keys(now)
+        if type(message) is Asked:
+            result, replayed = _command(state, message, now, input.id, emit)
+            return Outcome(result, timers, replayed)
+        if type(message) is PaymentResult:
+            assert isinstance(input, Completed)
+            result = _payment_result(state, input.action_id, message, now, emit)
+        elif type(message) is DeliveryReport:
+            result = _delivery(state, message)
+        elif type(message) is TakenOver:
+            result = self._taken_over(state, message, emit)
+        else:
+            assert type(message) is Tick
+            if not timers:
+                return NOTHING
+            result = NOTHING.result
+        return Outcome(result, timers)
+
+    def restore(self, state: Book, emit: Emit[Action], after: str = "") -> bool:
+        """Ask what became of every payment call that is under way.
+
+        Never the call itself: it may have happened. Where it has not, the answer is ``none``, and
+        the machine makes it again.
+        """
+        fresh = {action.id for action in emit.actions}  # emitted by this very input: no need to ask
+        begin = action_order(after) if after else (0, 0, -1)
+        for action_id, booking in state.in_flight.items():
+            if action_id in fresh or action_order(action_id) <= begin:
+                continue
+            if not emit.room:
+                return False
+            emit.again(action_id, CheckStatus(booking.payment.id))
+        return True
+
+    def outstanding(self, state: Book) -> list[str]:
+        """Ids of the payment calls under way."""
+        return list(state.in_flight)
+
+    def encode(self, state: Book) -> bytes:
+        """The book in its canonical form."""
+        return state.encode()
+
+    def decode(self, data: bytes) -> Book:
+        """The book that :meth:`encode` wrote."""
+        return Book.decode(data)
+
+    def _taken_over(self, book: Book, message: TakenOver, emit: Emit[Action]) -> Accepted:
+        before = len(emit.actions)
+        complete = self.restore(book, emit, message.after)
+        more_after = "" if complete else emit.actions[-1].id
+        restored = len(emit.actions) - before
+        return Accepted((BookTakenOver(message.epoch, restored, more_after),))
+
+
+def _fire_due(book: Book, now: int, emit: Emit[Action]) -> tuple[Event, ...]:
+    """Fire what is due, in order, as far as the actions have room; the rest goes with the next input."""
+    events: list[Event] = []
+    while emit.room >= 2 * lifecycle.ACTIONS_PER_STEP:
+        due = book.pop_due(now)
+        if due is None:
+            break
+        lifecycle.fire(book, due[0], due[1], now, emit, events)
+    return tuple(events)
+
+
+def _command(
+    book: Book, asked: Asked, now: int, input_id: str, emit: Emit[Action]
+) -> tuple[Accepted | Refused, bool]:
+    command = asked.command
+    if not asked.key:
+        details = "X-Idempotency-Key header is required for booking operations"
+        return Refused("Validation failed", details, "idempotency_key_required", input_id), False
+    name = (asked.by, type(command).__name__, asked.key)
+    known = book.keys.get(name)
+    if known is not None and known.until_ms > now:
+        if known.digest == asked.digest:
+            return known.result, True
+        details = "This idempotency key was used for another request"
+        return Refused("Validation failed", details, "idempotency_key_reused", input_id), False
+    result = rules.decide(book, asked, now, input_id, emit)
+    if type(result) is Accepted or (
+        isinstance(result, Refused) and result.code not in rules.TRANSIENT
+    ):
+        practice = book.practice
+        hours = practice.policies.idempotency_h if practice is not None else 24
+        book.keep_key(Keyed(name, asked.digest, now + hours * lifecycle.HOUR_MS, result))
+    return result, False
+
+
+def _payment_result(
+    book: Book, action_id: str, result: PaymentResult, now: int, emit: Emit[Action]
+) -> Accepted:
+    booking = book.bookings.get(f"b{result.payment[1:]}")
+    if booking is None or booking.payment.id != result.payment:
+        if len(book.orphans) >= ORPHANS_MAX:
+            del book.orphans[0]
+        book.orphans.append(action_id)
+        return Accepted((ResultIgnored(action_id, "the book does not know this payment"),))
+    events: list[Event] = []
+    lifecycle.take_result(book, booking, action_id, result, now, emit, events)
+    return Accepted(tuple(events))
+
+
+def _delivery(book: Book, report: DeliveryReport) -> Accepted:
+    book.deliveries[report.status] = book.deliveries.get(report.status, 0) + 1
+    booking = book.bookings.get(report.booking)
+    if booking is not None:
+        booking.delivered += 1
+        book.touched.append(booking)
+    return Accepted((DeliveryRecorded(report.booking, report.status),))

@@ -1,0 +1,170 @@
+"""Runs the machine over entries of the log. Pure: the same entries give the same everything.
+
+The booking actor runs a live book by it; followers, tools and tests replay by it. There is no other
+way from entries to a book, so live and replayed books cannot differ by accident.
+
+The hash chain's link after each input covers the input's id, its outcome, its actions and what it
+left of the bookings it touched: equal links mean equal histories.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from holdfast.actors.booking import wire
+from holdfast.actors.booking.book import Book
+from holdfast.actors.booking.invariants import check_touched
+from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.messages import Accepted, BookTakenOver, Notify, Refused
+from holdfast.actors.ports import GENESIS, ActionEntry, DeadLetter, OutcomeEntry, Snapshot
+from holdfast.machine import ACTIONS_MAX, Emit
+from holdfast.machine.digest import Chain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.actors.booking.messages import Action
+    from holdfast.actors.ports import InputEntry
+
+
+class BookBugError(Exception):
+    """The machine failed on an input: a bug of ours. The message names the book and the entry."""
+
+
+class VersionError(Exception):
+    """A snapshot or log was decided by another version of the machine."""
+
+
+class Decided(msgspec.Struct, gc=False):
+    """What a batch of inputs became, ready to be committed.
+
+    Attributes:
+      restore_after: Where it is not "": a takeover's restore has another page, after this action id.
+    """
+
+    outcomes: list[OutcomeEntry]
+    payments: list[ActionEntry]
+    notifications: list[ActionEntry]
+    dead_letters: list[DeadLetter]
+    restore_after: str = ""
+
+
+class BookRunner:
+    """One book and how far it is decided.
+
+    Args:
+      book: Its name.
+      snapshot: Where to begin; None is genesis.
+      check: Check the invariants after each input.
+
+    Raises:
+      VersionError: The snapshot is another version's.
+    """
+
+    def __init__(self, book: str, snapshot: Snapshot | None = None, check: bool = True) -> None:
+        self.book = book
+        self.machine = BookingMachine()
+        self._emit: Emit[Action] = Emit()
+        self._check = check
+        if snapshot is None:
+            self.state: Book = self.machine.genesis()
+            self.position = GENESIS
+            self._chain = Chain()
+        else:
+            if snapshot.version != self.machine.version:
+                raise VersionError(
+                    f"book {book}: the snapshot at {snapshot.position} is of machine version "
+                    f"{snapshot.version}, this is {self.machine.version}: drain with the old release"
+                )
+            self.state = self.machine.decode(snapshot.state)
+            self.position = snapshot.position
+            self._chain = Chain(snapshot.digest)
+
+    @property
+    def digest(self) -> str:
+        """The hash chain's link at the position, hexadecimal; "" before the first input."""
+        return self._chain.hex
+
+    def next_due_ms(self) -> int | None:
+        """When the book's earliest timer is due; None where there is none."""
+        return self.state.next_due_ms()
+
+    def snapshot(self) -> Snapshot:
+        """The book as it is now."""
+        state = self.machine.encode(self.state)
+        return Snapshot(self.position, self.machine.version, self.digest, state)
+
+    def decide(self, entries: Sequence[InputEntry]) -> Decided:
+        """Decide *entries*, which follow the position, in order.
+
+        Raises:
+          BookBugError: The book must not go on.
+        """
+        decided = Decided([], [], [], [])
+        for entry in entries:
+            try:
+                self._decide(entry, decided)
+            except Exception as error:
+                raise BookBugError(
+                    f"book {self.book}: the machine failed at input {entry.id} ({entry.type}): "
+                    f"{type(error).__name__}: {error}; replay up to it to see why"
+                ) from error
+        return decided
+
+    def _decide(self, entry: InputEntry, decided: Decided) -> None:
+        try:
+            message = wire.decode(entry)
+        except wire.WireError as error:
+            self._refuse_poison(entry, str(error), decided)
+            return
+        emit = self._emit
+        emit.begin(entry.id)
+        outcome = self.machine.transition(self.state, message, emit)
+        if self._check:
+            check_touched(self.state)
+        result = outcome.result
+        body = wire.encode_result(result)
+        timers = wire.encode_events(outcome.timers) if outcome.timers else b""
+        status = "accepted" if type(result) is Accepted else "refused"
+        decided.outcomes.append(OutcomeEntry(entry.id, status, body, timers, outcome.replayed))
+        parts = [entry.id.encode(), body, timers]
+        if emit.actions:
+            parts.extend(self._place_actions(entry, decided))
+        if self.state.touched:
+            parts.append(wire.encode_touched(self.state.touched))
+        self._chain.feed(*parts)
+        self.position = entry.id
+        if entry.type == "taken_over" and type(result) is Accepted:
+            taken = result.events[0]
+            assert isinstance(taken, BookTakenOver)
+            decided.restore_after = taken.more_after
+
+    def _place_actions(self, entry: InputEntry, decided: Decided) -> list[bytes]:
+        """Give the actions of one input their places in the streams; return their encodings."""
+        ms, _, sequence = entry.id.partition("-")
+        base = int(sequence) * ACTIONS_MAX
+        bodies: list[bytes] = []
+        for number, emitted in enumerate(self._emit.actions):
+            action = emitted.action
+            body = wire.encode_action(action)
+            bodies.append(body)
+            stream = decided.notifications if type(action) is Notify else decided.payments
+            kind = action.__struct_config__.tag
+            assert isinstance(kind, str)
+            stream.append(ActionEntry(f"{ms}-{base + number}", emitted.id, kind, body, entry.trace))
+        return bodies
+
+    def _refuse_poison(self, entry: InputEntry, why: str, decided: Decided) -> None:
+        """An entry that is no message: an outcome, a dead letter, and the log goes on."""
+        refusal = Refused("Validation failed", why, "validation_failed", entry.id)
+        body = wire.encode_result(refusal)
+        decided.outcomes.append(OutcomeEntry(entry.id, "invalid", body))
+        fields = entry.raw or (
+            b"type", entry.type.encode(), b"body", entry.body, b"key", entry.key.encode(),
+            b"by", entry.by.encode(), b"trace", entry.trace.encode(),
+        )  # fmt: skip
+        decided.dead_letters.append(DeadLetter("inputs", entry.id, why, fields))
+        self._chain.feed(entry.id.encode(), body)
+        self.position = entry.id

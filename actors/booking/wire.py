@@ -1,0 +1,117 @@
+"""Messages to and from JSON: what an entry of the log means, and how an outcome is written.
+
+Decoding is where bad input ends: whatever is wrong with an entry becomes a :class:`WireError` with
+one sentence, never another exception. Encoding is canonical, since the hash chain covers it.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from holdfast.actors.booking import messages as m
+from holdfast.machine import Completed, Normal
+
+if TYPE_CHECKING:
+    from holdfast.actors.booking.book import Booking
+    from holdfast.actors.ports import InputEntry
+
+BookingInput = Normal[m.Message] | Completed[m.PaymentResult]
+
+SEQUENCE_MAX: Final = 1 << 51
+"""Largest sequence number of an input: its actions' stream ids are 4,096 times as large."""
+
+COMMANDS: Final[dict[str, type[m.Command]]] = {
+    "define_practice": m.DefinePractice,
+    "request_slot": m.RequestSlot,
+    "request_auto": m.RequestAuto,
+    "cancel": m.Cancel,
+}
+"""Commands by the entry's ``type``."""
+
+REPORTS: Final[dict[str, type[m.Tick | m.TakenOver | m.DeliveryReport | m.PaymentResult]]] = {
+    "tick": m.Tick,
+    "taken_over": m.TakenOver,
+    "delivery_report": m.DeliveryReport,
+    "payment_result": m.PaymentResult,
+}
+"""Other inputs by the entry's ``type``; only services send them."""
+
+TYPES: Final = {kind: name for name, kind in (*COMMANDS.items(), *REPORTS.items())}
+
+_COMMAND_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in COMMANDS.items()}
+_REPORT_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in REPORTS.items()}
+_JSON = msgspec.json.Encoder()
+_PACK = msgspec.msgpack.Encoder()
+_PRINCIPALS = ("customer:", "staff:", "service:")
+
+
+class WireError(ValueError):
+    """The entry is no message of ours; one sentence says why."""
+
+
+def decode(entry: InputEntry) -> BookingInput:
+    """What *entry* asks or reports.
+
+    Raises:
+      WireError: It is not one of our messages.
+    """
+    if entry.problem:
+        raise WireError(entry.problem)
+    ms, _, sequence = entry.id.partition("-")
+    if int(sequence) >= SEQUENCE_MAX:
+        raise WireError(
+            f"the id's sequence number is beyond {SEQUENCE_MAX}; let the server set ids"
+        )
+    decoder = _COMMAND_DECODERS.get(entry.type)
+    try:
+        if decoder is not None:
+            command = decoder.decode(entry.body)
+            if not entry.by.startswith(_PRINCIPALS) or entry.by.endswith(":"):
+                raise WireError("field 'by' must be customer:ID, staff:ID or service:NAME")
+            asked = m.Asked(command, entry.key, entry.by, body_digest(command))
+            return Normal(entry.id, int(ms), asked)
+        report_decoder = _REPORT_DECODERS.get(entry.type)
+        if report_decoder is None:
+            raise WireError(f"unknown type {entry.type[:64]!r}")
+        report = report_decoder.decode(entry.body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise WireError(f"{entry.type}: {error}") from None
+    if not entry.by.startswith("service:"):
+        raise WireError(f"only a service may send {entry.type}")
+    if type(report) is m.PaymentResult:
+        return Completed(entry.id, int(ms), report.action, report)
+    assert not isinstance(report, m.PaymentResult)
+    return Normal(entry.id, int(ms), report)
+
+
+def body_digest(command: m.Command) -> str:
+    """A digest of a command in canonical form, so that a retry with other spacing is one."""
+    return blake2b(_JSON.encode(command), digest_size=8).hexdigest()
+
+
+def encode_result(result: m.Accepted | m.Refused) -> bytes:
+    """An answer as JSON; the same answer gives the same bytes."""
+    return _JSON.encode(result)
+
+
+def encode_events(events: tuple[m.Event, ...]) -> bytes:
+    """Events as a JSON array."""
+    return _JSON.encode(events)
+
+
+def encode_action(action: m.Action) -> bytes:
+    """An action as JSON, its ``type`` inside."""
+    return _JSON.encode(action)
+
+
+def encode_message(message: msgspec.Struct) -> bytes:
+    """A command or report as the JSON body of an entry."""
+    return _JSON.encode(message)
+
+
+def encode_touched(touched: list[Booking]) -> bytes:
+    """What an input left of the bookings it touched, for the hash chain."""
+    return _PACK.encode(touched)
