@@ -458,6 +458,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
       recipient: E-mail address or customer id.
       subject: One line.
       text: Plain text.
+      time_ms: When what it tells was decided, milliseconds since the epoch, UTC; 0 if not known.
     """
 
     key: str
@@ -465,6 +466,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     recipient: str
     subject: str
     text: str
+    time_ms: int = 0
 
 
 class Mailer(Protocol):

@@ -85,7 +85,7 @@ class HttpProvider:
         self, payment: str, amount_cents: int, currency: str, customer: str, key: str
     ) -> ProviderAnswer:
         """Put *amount_cents* on hold."""
-        body = {
+        body: dict[str, object] = {
             "reference": payment,
             "amount_cents": amount_cents,
             "currency": currency,
@@ -148,7 +148,7 @@ class HttpProvider:
     async def _send(
         self, method: Method, path: str, key: str = "", body: dict[str, object] | None = None
     ) -> httpx.Response:
-        headers = {"idempotency-key": quote(key, safe="")} if key else {}
+        headers = {"idempotency-key": quote(key, safe=":@/")} if key else {}
         content = None
         if body is not None:
             headers["content-type"] = "application/json"
