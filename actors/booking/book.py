@@ -66,7 +66,7 @@ ORPHANS_MAX = 256
 _Key = TypeVar("_Key")
 
 
-class Payment(msgspec.Struct):
+class Payment(msgspec.Struct, gc=False):
     """The money of one booking: what we want, what the provider says (domain 7.3).
 
     Attributes:
@@ -93,7 +93,7 @@ class Payment(msgspec.Struct):
     due_ms: int = 0
 
 
-class Booking(msgspec.Struct):
+class Booking(msgspec.Struct, gc=False):
     """One request and what it became.
 
     Attributes:
@@ -154,7 +154,7 @@ class Sheet(msgspec.Struct, gc=False):
     minutes: int = 0
 
 
-class Keyed(msgspec.Struct, frozen=True):
+class Keyed(msgspec.Struct, frozen=True, gc=False):
     """An idempotency key's memory.
 
     Attributes:

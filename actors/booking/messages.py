@@ -162,7 +162,9 @@ def _check_hours(where: str, hours: dict[str, list[TimeRange]]) -> None:
 # --- commands ---------------------------------------------------------------------------------
 
 
-class RequestSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class RequestSlot(
+    msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True
+):
     """Ask for one slot (F-032).
 
     Services and staff are looked up, so nothing more is asked of their names here.
@@ -184,7 +186,9 @@ class RequestSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     price_cents: Cents | None = None
 
 
-class RequestAuto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class RequestAuto(
+    msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True
+):
     """Ask for the best slot inside preferences (F-033).
 
     The best is the first that fits: days in the order given, on each day the schedule's ranges in
@@ -211,7 +215,7 @@ class RequestAuto(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     price_cents: Cents | None = None
 
 
-class Cancel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Cancel(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """Give a booking or a slot hold back. Staff and services may do so at any time before its end."""
 
     booking: Ref

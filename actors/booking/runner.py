@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.book import Book
 from holdfast.actors.booking.invariants import check_touched
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.messages import Accepted, BookTakenOver, Notify, Refused
@@ -25,6 +24,7 @@ from holdfast.machine.digest import Chain
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from holdfast.actors.booking.book import Book
     from holdfast.actors.booking.messages import Action
     from holdfast.actors.ports import InputEntry
 

@@ -1,0 +1,439 @@
+"""The booking actor: takes books over, decides their inputs in order, commits what it decided.
+
+One process runs many books with one blocking read for all of them. Four tasks share the owned books:
+
+- *discover* finds books, takes each over, loads its snapshot and replays to its position;
+- *decide* reads what has arrived and decides it, while the batch before is being committed;
+- *commit* writes decided batches, each book's atomically; fencing is the log's compare-and-set;
+- *tick* appends a ``tick`` when a book's earliest timer is due.
+
+Nothing here decides anything about bookings: that is ``runner``'s, which is pure. A batch is
+whatever arrived while the last one was being committed; there are no timers that wait for more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+import msgspec
+import structlog
+import trio
+
+from holdfast.actors.booking import wire
+from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.messages import TakenOver, Tick
+from holdfast.actors.booking.runner import BookBugError, BookRunner, VersionError
+from holdfast.actors.ports import (
+    BATCH_MAX,
+    GENESIS,
+    Commit,
+    CommitRecord,
+    CommitUnknownError,
+    LogError,
+    LogUnavailableError,
+    NewInput,
+    Snapshot,
+    SupersededError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from holdfast.actors.ports import Clock, InputEntry, Log
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+_log = structlog.get_logger("booking")
+
+TICK_AGAIN_MS = 100
+"""How long to wait before another tick for the same timer, where the log's clock is behind ours."""
+
+
+class DivergedError(Exception):
+    """A replay did not give what the commit record says: the log or the code was changed."""
+
+
+class BookingOptions(msgspec.Struct, frozen=True):
+    """How the booking actor works. None of it changes what is decided.
+
+    Attributes:
+      batch_max: Most inputs of one book in a commit.
+      wait_s: Longest single blocking read.
+      snapshot_inputs: A snapshot after so many inputs of a book.
+      snapshot_s: A snapshot after so long, if anything was decided.
+      retry_s: First wait where the log is away; doubles up to ``retry_s_max``.
+      grace_s: After a stop, how long to wait for a log that is away; then once more for snapshots.
+      check: Check the invariants after every input.
+    """
+
+    batch_max: int = BATCH_MAX
+    wait_s: float = 5.0
+    snapshot_inputs: int = 50_000
+    snapshot_s: float = 300.0
+    retry_s: float = 0.05
+    retry_s_max: float = 2.0
+    grace_s: float = 10.0
+    check: bool = True
+
+
+class _Owned:
+    """A book that this actor holds."""
+
+    __slots__ = ("committed", "epoch", "runner", "since_snapshot", "snapshot_ms", "tick_at_ms")
+
+    def __init__(self, runner: BookRunner, record: CommitRecord, now_ms: int) -> None:
+        self.runner = runner
+        self.epoch = record.epoch
+        self.committed = record.position
+        self.since_snapshot = 0
+        self.snapshot_ms = now_ms
+        self.tick_at_ms = 0  # no tick before then: one is on its way
+
+
+class _Batch(msgspec.Struct):
+    """Commits on their way, and what may follow once they are written.
+
+    Attributes:
+      restores: The next pages of takeovers' restores, to be appended.
+    """
+
+    commits: list[Commit]
+    snapshots: list[tuple[str, Snapshot]]
+    restores: list[tuple[str, TakenOver]]
+
+
+async def run_booking(
+    log: Log,
+    clock: Clock,
+    *,
+    owner: str,
+    options: BookingOptions,
+    stop: trio.Event,
+    books: Sequence[str] | None = None,
+) -> None:
+    """Own books and decide their inputs until *stop*; then finish, commit, snapshot, and leave.
+
+    Args:
+      log: The log.
+      clock: For waiting only.
+      owner: A random token, new for each run.
+      options: How to work.
+      stop: Set it for a clean stop.
+      books: Which books; None for all there are and will be.
+
+    Raises:
+      SupersededError: Every book was taken over by another booking actor.
+      BookBugError: Every book has stopped on a bug of ours.
+      DivergedError: A replay contradicts the commit record.
+      VersionError: A book was decided by another version of the machine.
+      LogError: The log cannot be used as it is; a person must look.
+    """
+    await _Host(log, clock, owner, options, stop).run(books)
+
+
+class _Host:
+    def __init__(
+        self, log: Log, clock: Clock, owner: str, options: BookingOptions, stop: trio.Event
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._owner = owner
+        self._options = options
+        self._stop = stop
+        self._owned: dict[str, _Owned] = {}
+        self._lost: LogError | BookBugError | None = None
+        self._interrupt_read = trio.CancelScope()
+        self._timers_changed = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[_Batch](0)
+
+    async def run(self, books: Sequence[str] | None) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_stop, self._discover, books)
+                nursery.start_soon(self._until_stop, self._tick)
+                nursery.start_soon(self._bound_the_stop, nursery.cancel_scope)
+                async with trio.open_nursery() as working:
+                    working.start_soon(self._commit)
+                    await self._decide()
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise _first_leaf(group) from None
+        if self._lost is not None and not self._owned:
+            raise self._lost
+        with trio.move_on_after(self._options.grace_s):
+            await self._leave()
+
+    async def _until_stop(
+        self, task: Callable[[Unpack[_Args]], Awaitable[None]], *args: Unpack[_Args]
+    ) -> None:
+        """Run *task* and cancel it when the actor is to stop."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(task, *args)
+            await self._stop.wait()
+            self._interrupt_read.cancel()
+            nursery.cancel_scope.cancel()
+
+    async def _bound_the_stop(self, scope: trio.CancelScope) -> None:
+        """Leave even where the log stays away."""
+        await self._stop.wait()
+        await trio.sleep(self._options.grace_s)
+        scope.cancel()
+
+    # -- discover ---------------------------------------------------------------------------
+
+    async def _discover(self, books: Sequence[str] | None) -> None:
+        """Take over every book, now and as new ones appear."""
+        if books is not None:
+            for book in books:
+                await self._own(book)
+            return
+        known: list[str] = []
+        while True:
+            found = await self._patiently(self._log.wait_books, len(known), self._options.wait_s)
+            for book in found[len(known) :]:
+                await self._own(book)
+            known = found
+
+    async def _own(self, book: str) -> None:
+        """Take a book over, load it, replay it to its position, and begin to decide for it."""
+        record = await self._patiently(self._log.take_over, book, self._owner)
+        version = BookingMachine.version
+        if record.version not in (0, version):
+            raise VersionError(
+                f"book {book} was decided by machine version {record.version}, this is {version}: "
+                "drain it with the old release first"
+            )
+        snapshot = await self._patiently(self._log.read_snapshot, book)
+        if snapshot is not None and _order(snapshot.position) > _order(record.position):
+            snapshot = None  # of a tail that a failover lost
+        runner = BookRunner(book, snapshot, check=self._options.check)
+        replayed = 0
+        while _order(runner.position) < _order(record.position):
+            after = {book: runner.position}
+            entries = (
+                await self._patiently(self._log.read_inputs, after, self._options.batch_max, 0.0)
+            ).get(book, [])
+            entries = [entry for entry in entries if _order(entry.id) <= _order(record.position)]
+            if not entries:
+                raise DivergedError(
+                    f"book {book}: the inputs up to {record.position} are not all in the log; "
+                    "restore them, or start from a snapshot"
+                )
+            runner.decide(entries)
+            replayed += len(entries)
+            await trio.lowlevel.checkpoint()
+        if record.digest and runner.digest != record.digest:
+            raise DivergedError(
+                f"book {book}: replay to {record.position} gives digest {runner.digest}, the commit "
+                f"record says {record.digest}; run 'holdfast check {book}'"
+            )
+        self._owned[book] = _Owned(runner, record, self._clock.now_ms())
+        _log.info("book_taken_over", book=book, epoch=record.epoch, replayed=replayed)
+        self._interrupt_read.cancel()  # so that the next read includes it
+
+    # -- decide -----------------------------------------------------------------------------
+
+    async def _decide(self) -> None:
+        """Read, decide, hand over to be committed; until stopped or nothing is left to own."""
+        async with self._send:
+            while not self._stop.is_set():
+                found = await self._read()
+                batch = self._decide_batch(found) if found else None
+                if batch is not None:
+                    await self._send.send(batch)
+                if self._lost is not None and not self._owned:
+                    return
+
+    async def _read(self) -> Mapping[str, list[InputEntry]]:
+        """What has arrived for any owned book; empty where the wait was cut short."""
+        found: Mapping[str, list[InputEntry]] = {}
+        with trio.CancelScope() as self._interrupt_read:
+            if self._stop.is_set():
+                return found
+            if not self._owned:
+                await trio.sleep(self._options.wait_s)
+                return found
+            after = {book: owned.runner.position for book, owned in self._owned.items()}
+            found = await self._patiently(
+                self._log.read_inputs, after, self._options.batch_max, self._options.wait_s
+            )
+        return found
+
+    def _decide_batch(self, found: Mapping[str, list[InputEntry]]) -> _Batch | None:
+        """Decide what was read; the book moves on before the commit is known to be written."""
+        batch = _Batch([], [], [])
+        for book, entries in found.items():
+            owned = self._owned.get(book)
+            if owned is None:
+                continue
+            runner = owned.runner
+            after = runner.position
+            try:
+                decided = runner.decide(entries)
+            except BookBugError as error:
+                self._halt(book, error)
+                continue
+            batch.commits.append(
+                Commit(
+                    book,
+                    owned.epoch,
+                    self._owner,
+                    after,
+                    runner.position,
+                    runner.machine.version,
+                    runner.digest,
+                    decided.outcomes,
+                    decided.payments,
+                    decided.notifications,
+                    decided.dead_letters,
+                )  # fmt: skip
+            )
+            if decided.restore_after:
+                batch.restores.append(
+                    (book, TakenOver(owned.epoch, self._owner, decided.restore_after))
+                )
+            owned.since_snapshot += len(entries)
+            if self._wants_snapshot(owned):
+                owned.since_snapshot, owned.snapshot_ms = 0, self._clock.now_ms()
+                batch.snapshots.append((book, runner.snapshot()))
+        self._timers_changed.set()
+        return batch if batch.commits else None
+
+    def _wants_snapshot(self, owned: _Owned) -> bool:
+        age_ms = self._clock.now_ms() - owned.snapshot_ms
+        return (
+            owned.since_snapshot >= self._options.snapshot_inputs
+            or age_ms >= self._options.snapshot_s * 1000
+        )
+
+    def _halt(self, book: str, error: LogError | BookBugError) -> None:
+        """Give one book up; the others go on."""
+        if self._owned.pop(book, None) is not None:
+            self._lost = error
+            _log.error("book_given_up", book=book, why=str(error))
+            self._interrupt_read.cancel()
+
+    # -- commit -----------------------------------------------------------------------------
+
+    async def _commit(self) -> None:
+        """Write batches in order; one at a time is on its way while the next is decided."""
+        async with self._receive, trio.open_nursery() as snapshots:
+            async for batch in self._receive:
+                for commit, error in zip(
+                    batch.commits, await self._write(batch.commits), strict=True
+                ):
+                    owned = self._owned.get(commit.book)
+                    if error is not None:
+                        self._halt(commit.book, error)
+                    elif owned is not None:
+                        owned.committed = commit.position
+                for book, page in batch.restores:
+                    new = NewInput("taken_over", wire.encode_message(page), by="service:booking")
+                    await self._patiently(self._log.append, book, [new])
+                for book, snapshot in batch.snapshots:
+                    if book in self._owned:
+                        snapshots.start_soon(self._save, book, snapshot, self._owned[book].epoch)
+
+    async def _write(self, commits: list[Commit]) -> list[LogError | None]:
+        """Commit, however long the log is away; a result that is unknown is read, never guessed."""
+        wait_s = self._options.retry_s
+        unknown = False
+        while True:
+            try:
+                if unknown:
+                    return await self._write_rest(commits)
+                return await self._log.commit(commits)
+            except CommitUnknownError:
+                unknown = True
+            except LogUnavailableError as error:
+                _log.warning("commit_waits", why=str(error))
+            await trio.sleep(wait_s)
+            wait_s = min(wait_s * 2, self._options.retry_s_max)
+
+    async def _write_rest(self, commits: list[Commit]) -> list[LogError | None]:
+        """After an unknown result: read which are written, and write those that are not."""
+        answers = await self._log.resolve(commits)
+        rest = [commit for commit, known in zip(commits, answers, strict=True) if known is False]
+        written = iter(await self._log.commit(rest) if rest else [])
+        return [
+            next(written) if known is False else None if known is True else known
+            for known in answers
+        ]
+
+    async def _save(self, book: str, snapshot: Snapshot, epoch: int) -> None:
+        """Write a snapshot and trim what it makes needless; the book does not wait for it."""
+        try:
+            await self._log.save_snapshot(book, snapshot, epoch, self._owner)
+            await self._log.trim(book)
+        except SupersededError:
+            return  # the next commit will say so
+        except LogUnavailableError as error:
+            _log.warning("snapshot_failed", book=book, why=str(error))
+            return
+        _log.info("snapshot_saved", book=book, position=snapshot.position)
+
+    # -- tick -------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Append a tick for each book whose earliest timer is due."""
+        while True:
+            self._timers_changed = trio.Event()
+            now = self._clock.now_ms()
+            wake_ms = math.inf
+            due: list[str] = []
+            for book, owned in self._owned.items():
+                at = owned.runner.next_due_ms()
+                if at is None:
+                    continue
+                at = max(at, owned.tick_at_ms)
+                if at <= now:
+                    due.append(book)
+                else:
+                    wake_ms = min(wake_ms, at)
+            for book in due:
+                # If it takes longer to be decided, another one does no harm.
+                self._owned[book].tick_at_ms = now + TICK_AGAIN_MS
+                await self._append_tick(book)
+            if not due:
+                with trio.move_on_after(max(wake_ms - now, 0) / 1000):
+                    await self._timers_changed.wait()
+
+    async def _append_tick(self, book: str) -> None:
+        body = wire.encode_message(Tick())
+        await self._patiently(self._log.append, book, [NewInput("tick", body, by="service:timer")])
+
+    # -- stop -------------------------------------------------------------------------------
+
+    async def _leave(self) -> None:
+        """Write a last snapshot of each book, so that the next owner has nothing to replay."""
+        for book, owned in self._owned.items():
+            if owned.committed != GENESIS and owned.committed == owned.runner.position:
+                await self._save(book, owned.runner.snapshot(), owned.epoch)
+        _log.info("left", books=len(self._owned))
+
+    async def _patiently(
+        self, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: Unpack[_Args]
+    ) -> _T:
+        """Call the log; while it is away, wait and call again, longer each time."""
+        wait_s = self._options.retry_s
+        while True:
+            try:
+                return await call(*args)
+            except LogUnavailableError as error:
+                _log.warning("log_away", why=str(error), wait_s=wait_s)
+            await trio.sleep(wait_s)
+            wait_s = min(wait_s * 2, self._options.retry_s_max)
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, sequence = entry_id.partition("-")
+    return int(ms), int(sequence)
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first single exception in a group: whatever came after it is a consequence."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    return leaf
