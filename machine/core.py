@@ -10,6 +10,9 @@ A *tracked* action's result comes back as an input and matters; the state knows 
 one before it leaves. An *untracked* action's result matters to nobody's correctness. After a crash,
 :meth:`StateMachine.restore` says, from the state alone, which actions must be under way.
 
+:class:`StateMachine` keeps its state in memory. :class:`AsyncStateMachine` keeps it in a database:
+its state is an open transaction. :mod:`holdfast.machine.hosts` runs one input of either.
+
 The rules are enforced by :mod:`holdfast.machine.audit`, which wraps any machine in tests.
 """
 
@@ -24,6 +27,10 @@ MessageT = TypeVar("MessageT")
 ResultT = TypeVar("ResultT")
 ActionT = TypeVar("ActionT")
 OutcomeT = TypeVar("OutcomeT")
+StateT_contra = TypeVar("StateT_contra", contravariant=True)
+MessageT_contra = TypeVar("MessageT_contra", contravariant=True)
+ResultT_contra = TypeVar("ResultT_contra", contravariant=True)
+OutcomeT_co = TypeVar("OutcomeT_co", covariant=True)
 MessageT_co = TypeVar("MessageT_co", covariant=True)
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 ActionT_co = TypeVar("ActionT_co", covariant=True)
@@ -123,6 +130,17 @@ class Emit(Generic[ActionT]):
         self._input_id = input_id
         self.actions = []
 
+    def clear(self) -> None:
+        """Empty the container, same input: the caller does so after a transition that raised."""
+        self.actions = []
+
+    def twin(self) -> Emit[ActionT]:
+        """A container alike: same limit, same input, same actions. For who rehearses a step."""
+        twin: Emit[ActionT] = Emit(self._limit)
+        twin.begin(self._input_id)
+        twin.actions = list(self.actions)
+        return twin
+
     @property
     def room(self) -> int:
         """How many actions still fit."""
@@ -163,7 +181,7 @@ class Emit(Generic[ActionT]):
         self.actions.append(Tracked(action_id, action))
 
 
-class StateMachine(Protocol[StateT, MessageT, ResultT, OutcomeT, ActionT]):
+class StateMachine(Protocol[StateT, MessageT_contra, ResultT_contra, OutcomeT_co, ActionT]):
     """What a host runs. All methods are pure but for changing the state they are given."""
 
     @property
@@ -178,9 +196,9 @@ class StateMachine(Protocol[StateT, MessageT, ResultT, OutcomeT, ActionT]):
     def transition(
         self,
         state: StateT,
-        input: Normal[MessageT] | Completed[ResultT],  # noqa: A002 - the field's word
+        input: Normal[MessageT_contra] | Completed[ResultT_contra],  # noqa: A002 - the field's word
         emit: Emit[ActionT],
-    ) -> OutcomeT:
+    ) -> OutcomeT_co:
         """Decide one input: validate, then change *state*, emit actions, say what became of it.
 
         Raises:
@@ -215,4 +233,54 @@ class StateMachine(Protocol[StateT, MessageT, ResultT, OutcomeT, ActionT]):
 
     def decode(self, data: bytes) -> StateT:
         """The state that :meth:`encode` wrote; shares nothing with it."""
+        ...
+
+
+class AsyncStateMachine(
+    Protocol[StateT_contra, MessageT_contra, ResultT_contra, OutcomeT_co, ActionT]
+):
+    """The same for a state in a database: *state* is an open transaction, never ours to commit.
+
+    The rules are those of :class:`StateMachine`, and every method awaits nothing but *state*. Two
+    differ. A refused input may have written already: the host rolls the transaction back. And
+    there is no ``decode``: the audit rehearses a step in a savepoint instead of on a copy.
+
+    Numbers that the state hands out come from rows, not from ``SEQUENCE``: PostgreSQL does not roll
+    a sequence back, so that a refused input would change what the next one is given. Action ids
+    come from the input, as ever.
+    """
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of behaviour; a log is never re-decided by another version."""
+        ...
+
+    async def genesis(self, state: StateT_contra) -> None:
+        """Make what must be there before the first input, such as tables; may be called again."""
+        ...
+
+    async def transition(
+        self,
+        state: StateT_contra,
+        input: Normal[MessageT_contra] | Completed[ResultT_contra],  # noqa: A002 - the field's word
+        emit: Emit[ActionT],
+    ) -> OutcomeT_co:
+        """Decide one input, as :meth:`StateMachine.transition`.
+
+        Raises:
+          TransitionError: The input is malformed; the host rolls *state* back.
+          EmitFullError: The actions do not fit; the host rolls *state* back.
+        """
+        ...
+
+    async def restore(self, state: StateT_contra, emit: Emit[ActionT], after: str = "") -> bool:
+        """Emit what must be under way, page by page, as :meth:`StateMachine.restore`."""
+        ...
+
+    async def outstanding(self, state: StateT_contra) -> list[str]:
+        """Ids of the tracked actions whose results *state* awaits, ascending in the log's order."""
+        ...
+
+    async def encode(self, state: StateT_contra) -> bytes:
+        """All that the machine keeps in *state*, in one canonical form."""
         ...
