@@ -1,0 +1,30 @@
+"""Whether a reader of a stream would skip entries without noticing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.transport.keys import parse_id
+
+if TYPE_CHECKING:
+    from holdfast.actors.ports import StreamFacts
+
+
+def gap(after: str, facts: StreamFacts, deleted: str) -> str:
+    """Why reading a stream after a position would skip entries, or "".
+
+    Args:
+      after: The position.
+      facts: The stream's.
+      deleted: The greatest id that was deleted singly, ``0-0`` if none was.
+    """
+    position, last = parse_id(after), parse_id(facts.last_id)
+    if position > last:
+        return f"the log ends at {facts.last_id}, before it: the log has lost its tail"
+    if position == last or facts.added == facts.length:
+        return ""
+    if parse_id(deleted) > position:
+        return f"the entry {deleted} was deleted"
+    if facts.first_id and parse_id(facts.first_id) <= position:
+        return ""
+    return f"entries up to {facts.first_id or facts.last_id} were trimmed away"

@@ -1,0 +1,530 @@
+"""The log in memory: the whole port, for tests and for the simulator.
+
+Several actors in one event loop share one :class:`MemoryLog`. It behaves as the one on Redis does,
+as the contract suite shows: ids from the clock and strictly growing, compare-and-set commits,
+consumer groups with pending entries, fenced snapshots, guarded trimming. Blocking reads are woken
+by what they wait for; nothing polls.
+
+The data structures are open on purpose: the simulator takes entries away, moves groups back and puts
+foreign entries in, as a real server's troubles would.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from holdfast.actors.ports import (
+    GENESIS,
+    ActionEntry,
+    CommitRecord,
+    DeadLetter,
+    ForeignDataError,
+    InputEntry,
+    LogError,
+    LogTrimmedError,
+    OutcomeEntry,
+    StreamFacts,
+)
+from holdfast.transport.codec import encode_input
+from holdfast.transport.commits import check_commit, moved, resolve_commit, superseded
+from holdfast.transport.gaps import gap
+from holdfast.transport.keys import book_keys, format_id, parse_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from holdfast.actors.ports import (
+        ActionStream,
+        Clock,
+        Commit,
+        NewInput,
+        Snapshot,
+        StreamName,
+    )
+
+EntryT = TypeVar("EntryT")
+IdPair = tuple[int, int]
+
+_ZERO: IdPair = (0, 0)
+_REGISTRY_BELL = ("", "books")
+
+
+class MemoryPending(msgspec.Struct):
+    """One entry in the hands of a consumer."""
+
+    consumer: str
+    since_ms: int
+    deliveries: int
+
+
+class MemoryGroup(msgspec.Struct):
+    """A consumer group: the last id it was given, and what is not yet acknowledged."""
+
+    last: IdPair = _ZERO
+    pending: dict[IdPair, MemoryPending] = msgspec.field(default_factory=dict)
+
+
+class MemoryStream(Generic[EntryT]):
+    """A stream: entries ascending by id.
+
+    Attributes:
+      ids: (milliseconds, sequence) of each entry.
+      entries: The entries, beside their ids.
+      last: The last id ever added.
+      added: How many were ever added.
+      deleted: The greatest id that was deleted singly.
+      groups: Consumer groups by name.
+      foreign: Whether the key is of another type: every use is refused.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[IdPair] = []
+        self.entries: list[EntryT] = []
+        self.last: IdPair = _ZERO
+        self.added = 0
+        self.deleted: IdPair = _ZERO
+        self.groups: dict[str, MemoryGroup] = {}
+        self.foreign = False
+
+    def next_id(self, now_ms: int) -> IdPair:
+        """The id of the next entry: the time, or just after the last one."""
+        ms, sequence = self.last
+        return (now_ms, 0) if now_ms > ms else (ms, sequence + 1)
+
+    def add(self, id_: IdPair, entry: EntryT) -> None:
+        """Add *entry* under *id_*, which must be greater than the last."""
+        assert id_ > self.last, f"{id_} is not greater than {self.last}"
+        self.ids.append(id_)
+        self.entries.append(entry)
+        self.last = id_
+        self.added += 1
+
+    def after(self, id_: IdPair, count: int) -> list[EntryT]:
+        """At most *count* entries with greater ids."""
+        start = bisect_right(self.ids, id_)
+        return self.entries[start : start + count]
+
+    def get(self, id_: IdPair) -> EntryT | None:
+        """The entry under *id_*, or None."""
+        index = bisect_right(self.ids, id_) - 1
+        return self.entries[index] if index >= 0 and self.ids[index] == id_ else None
+
+    def trim(self, least: IdPair) -> int:
+        """Drop entries with ids lower than *least*; return how many."""
+        count = bisect_right(self.ids, (least[0], least[1] - 1))
+        del self.ids[:count], self.entries[:count]
+        return count
+
+    def facts(self, group: str = "") -> StreamFacts:
+        """What ``Log.facts`` says of this stream."""
+        of_group = self.groups.get(group)
+        return StreamFacts(
+            length=len(self.ids),
+            last_id=format_id(*self.last),
+            first_id=format_id(*self.ids[0]) if self.ids else "",
+            added=self.added,
+            pending=len(of_group.pending) if of_group else 0,
+            lag=len(self.ids) - bisect_right(self.ids, of_group.last) if of_group else 0,
+        )
+
+
+class MemoryBook:
+    """Everything the log holds of one book."""
+
+    def __init__(self) -> None:
+        self.inputs: MemoryStream[InputEntry] = MemoryStream()
+        self.outcomes: MemoryStream[OutcomeEntry] = MemoryStream()
+        self.payments: MemoryStream[ActionEntry] = MemoryStream()
+        self.notifications: MemoryStream[ActionEntry] = MemoryStream()
+        self.deadletters: MemoryStream[DeadLetter] = MemoryStream()
+        self.record = CommitRecord()
+        self.snapshots: list[Snapshot] = []
+        """The last two, the older first."""
+
+    def stream(self, name: StreamName) -> MemoryStream[Any]:
+        """The stream *name*."""
+        stream: MemoryStream[Any] = getattr(self, name)
+        return stream
+
+    def actions(self, name: ActionStream) -> MemoryStream[ActionEntry]:
+        """The stream of actions *name*."""
+        return self.payments if name == "payments" else self.notifications
+
+
+class MemoryLog:
+    """The log of many books in memory. Its methods are those of ``holdfast.actors.ports.Log``.
+
+    Args:
+      clock: Where the ids of entries and the idle times of claims come from.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.books: dict[str, MemoryBook] = {}
+        """By name. One that was never registered is not in ``registered``."""
+        self.registered: list[str] = []
+        self._bells: dict[tuple[str, str], list[anyio.Event]] = {}
+
+    # -- inside ------------------------------------------------------------
+
+    def book(self, name: str) -> MemoryBook:
+        """The book *name*, empty where nothing was written to it.
+
+        Raises:
+          ValueError: *name* is no name of a book.
+        """
+        book = self.books.get(name)
+        if book is None:
+            book_keys(name)
+            book = self.books[name] = MemoryBook()
+        return book
+
+    def ring(self, book: str, stream: str) -> None:
+        """Wake whoever waits for entries of *stream*. The simulator calls it after changes."""
+        for event in self._bells.pop((book, stream), ()):
+            event.set()
+
+    async def _wait(self, bells: Iterable[tuple[str, str]]) -> None:
+        """Wait until one of *bells* rings."""
+        event = anyio.Event()
+        names = list(bells)
+        for name in names:
+            self._bells.setdefault(name, []).append(event)
+        try:
+            await event.wait()
+        finally:
+            for name in names:
+                waiting = self._bells.get(name)
+                if waiting and event in waiting:
+                    waiting.remove(event)
+                    if not waiting:
+                        del self._bells[name]
+
+    def _register(self, name: str) -> MemoryBook:
+        book = self.book(name)
+        if name not in self.registered:
+            self.registered.append(name)
+            self.ring(*_REGISTRY_BELL)
+        return book
+
+    def _add_input(self, name: str, book: MemoryBook, new: NewInput) -> str:
+        pair = book.inputs.next_id(self._clock.now_ms())
+        id_ = format_id(*pair)
+        book.inputs.add(pair, InputEntry(id_, new.type, new.body, new.key, new.by, new.trace))
+        self.ring(name, "inputs")
+        return id_
+
+    def _bury(self, name: str, book: MemoryBook, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            stream = book.deadletters
+            stream.add(stream.next_id(self._clock.now_ms()), letter)
+        if letters:
+            self.ring(name, "deadletters")
+
+    # -- producers ---------------------------------------------------------
+
+    async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
+        """See ``Log.append``. Raises ValueError for an input too large to be one."""
+        for new in inputs:
+            encode_input(new)
+        await anyio.lowlevel.checkpoint()
+        if not inputs:
+            return []
+        held = self._register(book)
+        _refuse_foreign(book, held, "inputs")
+        return [self._add_input(book, held, new) for new in inputs]
+
+    # -- whoever follows ---------------------------------------------------
+
+    async def wait_books(self, known: int, wait_s: float) -> list[str]:
+        """See ``Log.wait_books``."""
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(max(0.0, wait_s)):
+            while len(self.registered) <= known:
+                await self._wait([_REGISTRY_BELL])
+        return list(self.registered)
+
+    async def read_inputs(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[InputEntry]]:
+        """See ``Log.read_inputs``. Raises LogTrimmedError where entries are gone."""
+        found: dict[str, list[InputEntry]] = {}
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(max(0.0, wait_s)):
+            while True:
+                for name, position in after.items():
+                    book = self.books.get(name)
+                    stream = book.inputs if book else MemoryStream[InputEntry]()
+                    if book:
+                        _refuse_foreign(name, book, "inputs")
+                    _refuse_gap(name, stream, position)
+                    if entries := stream.after(parse_id(position), count):
+                        found[name] = entries
+                if found:
+                    return found
+                await self._wait([(name, "inputs") for name in after])
+        return found
+
+    async def read_outcomes(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[OutcomeEntry]]:
+        """See ``Log.read_outcomes``."""
+        found: dict[str, list[OutcomeEntry]] = {}
+        await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(max(0.0, wait_s)):
+            while True:
+                for name, position in after.items():
+                    if (book := self.books.get(name)) is None:
+                        continue
+                    _refuse_foreign(name, book, "outcomes")
+                    if entries := book.outcomes.after(parse_id(position), count):
+                        found[name] = entries
+                if found:
+                    return found
+                await self._wait([(name, "outcomes") for name in after])
+        return found
+
+    async def read_record(self, book: str) -> CommitRecord:
+        """See ``Log.read_record``."""
+        await anyio.lowlevel.checkpoint()
+        return self.book(book).record
+
+    async def read_snapshot(self, book: str) -> Snapshot | None:
+        """See ``Log.read_snapshot``."""
+        await anyio.lowlevel.checkpoint()
+        snapshots = self.book(book).snapshots
+        return snapshots[-1] if snapshots else None
+
+    async def facts(self, book: str, stream: StreamName) -> StreamFacts:
+        """See ``Log.facts``."""
+        await anyio.lowlevel.checkpoint()
+        return self.book(book).stream(stream).facts(stream)
+
+    # -- the booking actor -------------------------------------------------
+
+    async def take_over(self, book: str, owner: str) -> CommitRecord:
+        """See ``Log.take_over``."""
+        await anyio.lowlevel.checkpoint()
+        held = self._register(book)
+        _refuse_foreign(book, held, *_ALL_STREAMS)
+        epoch = held.record.epoch + 1
+        pair = held.inputs.next_id(self._clock.now_ms())
+        body = msgspec.json.encode({"epoch": epoch, "owner": owner})
+        entry = InputEntry(format_id(*pair), "taken_over", body, by="service:booking")
+        held.inputs.add(pair, entry)
+        for name in _ACTION_STREAMS:
+            held.actions(name).groups.setdefault(name, MemoryGroup())
+        held.record = msgspec.structs.replace(held.record, epoch=epoch, owner=owner)
+        self.ring(book, "inputs")
+        return held.record
+
+    async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
+        """See ``Log.commit``. Its result is never unknown here."""
+        for commit in commits:
+            check_commit(commit)
+        await anyio.lowlevel.checkpoint()
+        return [self._commit(commit) for commit in commits]
+
+    def _commit(self, commit: Commit) -> LogError | None:
+        name, book = commit.book, self.book(commit.book)
+        record = book.record
+        try:
+            _refuse_foreign(name, book, "outcomes", *_ACTION_STREAMS, "deadletters")
+        except ForeignDataError as error:
+            return error
+        if (record.epoch, record.owner) != (commit.epoch, commit.owner):
+            return superseded(name, commit.epoch)
+        if record.position != commit.after:
+            if (record.position, record.digest) == (commit.position, commit.digest):
+                return None
+            return moved(commit, record.position)
+        written: list[tuple[StreamName, MemoryStream[Any], Sequence[Any]]] = [
+            ("outcomes", book.outcomes, commit.outcomes),
+            ("payments", book.payments, commit.payments),
+            ("notifications", book.notifications, commit.notifications),
+        ]
+        for kind, stream, entries in written:
+            if entries and parse_id(entries[0].id) <= stream.last:
+                return ForeignDataError(
+                    f"{kind} of {name} has an entry {format_id(*stream.last)} beyond our next, "
+                    f"{entries[0].id}: somebody else writes to our keys, find out who"
+                )
+        for kind, stream, entries in written:
+            for entry in entries:
+                stream.add(parse_id(entry.id), entry)
+            if entries:
+                self.ring(name, kind)
+        self._bury(name, book, commit.dead_letters)
+        book.record = msgspec.structs.replace(
+            record, position=commit.position, version=commit.version, digest=commit.digest
+        )
+        return None
+
+    async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
+        """See ``Log.resolve``."""
+        await anyio.lowlevel.checkpoint()
+        return [resolve_commit(commit, self.book(commit.book).record) for commit in commits]
+
+    async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
+        """See ``Log.save_snapshot``."""
+        await anyio.lowlevel.checkpoint()
+        held = self.book(book)
+        record = held.record
+        if (record.epoch, record.owner) != (epoch, owner):
+            raise superseded(book, epoch)
+        position = parse_id(snapshot.position)
+        if position > parse_id(record.position):
+            raise LogError(
+                f"saving a snapshot of {book}: nothing is decided beyond {record.position}: "
+                "commit first"
+            )
+        if held.snapshots and position < parse_id(held.snapshots[-1].position):
+            return
+        kept = [kept for kept in held.snapshots if kept.position != snapshot.position]
+        held.snapshots = [*kept[-1:], snapshot]
+        held.record = msgspec.structs.replace(record, snapshot=snapshot.position)
+
+    async def trim(self, book: str) -> dict[StreamName, int]:
+        """See ``Log.trim``. ``deadletters`` are never trimmed."""
+        await anyio.lowlevel.checkpoint()
+        held = self.book(book)
+        older = held.snapshots[-2].position if len(held.snapshots) > 1 else ""
+        removed: dict[StreamName, int] = {}
+        for name in _TRIMMED:
+            stream = held.stream(name)
+            bounds = [
+                min(group.pending) if group.pending else group.last
+                for group in stream.groups.values()
+            ]
+            if name in ("inputs", "outcomes"):
+                bounds = [*bounds, parse_id(older)] if older else []
+            removed[name] = stream.trim(min(bounds)) if bounds else 0
+        return removed
+
+    # -- executors ---------------------------------------------------------
+
+    async def read_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log.read_actions``: at most *count*, but up to one for each book."""
+        await anyio.lowlevel.checkpoint()
+        found: list[tuple[str, ActionEntry]] = []
+        with anyio.move_on_after(max(0.0, wait_s)):
+            while not found:
+                share = max(1, count // max(1, len(books)))
+                for book in books:
+                    found += self._deliver(stream, book, consumer, share)
+                for book in books if found else ():
+                    if len(found) < count:
+                        found += self._deliver(stream, book, consumer, count - len(found))
+                if not found:
+                    await self._wait([(book, stream) for book in books])
+        return found
+
+    def _deliver(
+        self, stream: ActionStream, book: str, consumer: str, count: int
+    ) -> list[tuple[str, ActionEntry]]:
+        """Hand out entries that no consumer was given yet."""
+        held = self.book(book)
+        _refuse_foreign(book, held, stream)
+        actions = held.actions(stream)
+        group = actions.groups.setdefault(stream, MemoryGroup())
+        start = bisect_right(actions.ids, group.last)
+        found: list[tuple[str, ActionEntry]] = []
+        now_ms = self._clock.now_ms()
+        for index in range(start, min(start + count, len(actions.ids))):
+            id_ = actions.ids[index]
+            group.last = id_
+            group.pending[id_] = MemoryPending(consumer, now_ms, 1)
+            found.append((book, msgspec.structs.replace(actions.entries[index], deliveries=1)))
+        return found
+
+    async def claim_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log.claim_actions``: at most *count*."""
+        await anyio.lowlevel.checkpoint()
+        now_ms = self._clock.now_ms()
+        found: list[tuple[str, ActionEntry]] = []
+        for book in books:
+            held = self.book(book)
+            _refuse_foreign(book, held, stream)
+            actions = held.actions(stream)
+            group = actions.groups.setdefault(stream, MemoryGroup())
+            for id_ in sorted(group.pending):
+                pending = group.pending[id_]
+                if len(found) >= count or now_ms - pending.since_ms < idle_s * 1000:
+                    continue
+                entry = actions.get(id_)
+                if entry is None:
+                    del group.pending[id_]
+                    continue
+                pending.consumer, pending.since_ms = consumer, now_ms
+                pending.deliveries += 1
+                found.append((book, msgspec.structs.replace(entry, deliveries=pending.deliveries)))
+        return found
+
+    async def keep_claim(
+        self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
+    ) -> None:
+        """See ``Log.keep_claim``. What another consumer has claimed since stays with it."""
+        await anyio.lowlevel.checkpoint()
+        group = self.book(book).actions(stream).groups.get(stream)
+        for id_ in ids if group else ():
+            pending = group.pending.get(parse_id(id_)) if group else None
+            if pending is not None and pending.consumer == consumer:
+                pending.since_ms = self._clock.now_ms()
+
+    async def finish_actions(
+        self,
+        stream: ActionStream,
+        book: str,
+        finished: Sequence[tuple[str, NewInput | None]],
+        dead_letters: Sequence[DeadLetter] = (),
+    ) -> None:
+        """See ``Log.finish_actions``."""
+        for _, result in finished:
+            if result is not None:
+                encode_input(result)
+        await anyio.lowlevel.checkpoint()
+        held = self.book(book)
+        _refuse_foreign(book, held, "inputs", stream, "deadletters")
+        group = held.actions(stream).groups.setdefault(stream, MemoryGroup())
+        for id_, result in finished:
+            if result is not None:
+                self._add_input(book, held, result)
+            group.pending.pop(parse_id(id_), None)
+        self._bury(book, held, dead_letters)
+
+    async def aclose(self) -> None:
+        """Nothing to close: the log lives as long as the object."""
+        await anyio.lowlevel.checkpoint()
+
+
+_ACTION_STREAMS: tuple[ActionStream, ...] = ("payments", "notifications")
+_TRIMMED: tuple[StreamName, ...] = ("inputs", "outcomes", "payments", "notifications")
+_ALL_STREAMS: tuple[StreamName, ...] = (*_TRIMMED, "deadletters")
+
+
+def _refuse_foreign(name: str, book: MemoryBook, *streams: StreamName) -> None:
+    for stream in streams:
+        if book.stream(stream).foreign:
+            raise ForeignDataError(
+                f"{stream} of {name} is no stream: somebody else writes to our keys, find out who"
+            )
+
+
+def _refuse_gap(name: str, stream: MemoryStream[InputEntry], position: str) -> None:
+    if stream.added == len(stream.ids) and position == GENESIS:
+        return
+    why = gap(position, stream.facts(), format_id(*stream.deleted))
+    if why:
+        raise LogTrimmedError(
+            f"the inputs of {name} cannot be followed from {position}: {why}; "
+            "begin from the newest snapshot, or bring the stream back from a backup"
+        )

@@ -1,0 +1,208 @@
+"""Consumer groups: how actions reach the executors, and come back when an executor dies."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import hiredis
+
+from holdfast.actors.ports import ActionEntry, DeadLetter, ForeignDataError, StreamFacts
+from holdfast.transport import scripts
+from holdfast.transport.codec import decode_action
+from holdfast.transport.connection import Command, Reply, error_of
+from holdfast.transport.keys import book_keys
+from holdfast.transport.pool import ScriptCall
+from holdfast.transport.redis_commits import add_dead_letters, script_error
+from holdfast.transport.redis_follow import read_command, stream_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.actors.ports import ActionStream, NewInput
+    from holdfast.transport.pool import Server
+
+Found = list[tuple[str, ActionEntry]]
+
+_ROUNDS_MAX = 64
+"""Most pages of pending entries that one claim looks through."""
+
+
+class Groups:
+    """The consumer groups of many books on one server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def read(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> Found:
+        """New entries, at most *count*, but up to one for each book.
+
+        Each book gets its share first; then those that have more share what is left.
+        """
+        share = max(1, count // len(books))
+        found = await self._read_once(stream, books, consumer, share, wait_s)
+        entries = sum(map(len, found.values()))
+        more = [book for book, got in found.items() if len(got) >= share]
+        if more and count - entries >= len(more):
+            rest = await self._read_once(stream, more, consumer, (count - entries) // len(more), 0)
+            for book, got in rest.items():
+                found[book] += got
+        return await self._decode(stream, found, deliveries={})
+
+    async def _read_once(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> dict[str, list[tuple[bytes, list[bytes]]]]:
+        keys = {book_keys(book).stream(stream).encode(): book for book in books}
+        head = ("XREADGROUP", "GROUP", stream, consumer, "COUNT", count)
+        command, blocking_s = read_command(head, wait_s, tuple(keys), (">",) * len(keys))
+        for attempt in range(2):
+            reply = (await self._server.run([command], blocking_s=blocking_s, again=True))[0]
+            if not isinstance(reply, hiredis.ReplyError):
+                break
+            if attempt or not str(reply).startswith(("NOGROUP", "UNBLOCKED")):
+                raise error_of(reply, f"reading {stream}")
+            await self._make_groups(stream, books)
+        return {keys[key]: entries for key, entries in reply or ()}
+
+    async def _make_groups(self, stream: ActionStream, books: Sequence[str]) -> None:
+        """Create the group where it is missing, from the stream's beginning."""
+        commands: list[Command] = [
+            ("XGROUP", "CREATE", book_keys(book).stream(stream), stream, "0", "MKSTREAM")
+            for book in books
+        ]
+        for reply in await self._server.run(commands, again=True):
+            if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("BUSYGROUP"):
+                raise error_of(reply, f"making the group {stream}")
+
+    async def claim(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
+    ) -> Found:
+        """Entries that others left, at most *count*, now ours."""
+        cursors = dict.fromkeys(books, "0-0")
+        found: dict[str, list[tuple[bytes, list[bytes]]]] = {}
+        room = count
+        for _ in range(_ROUNDS_MAX):
+            if not cursors or room <= 0:
+                break
+            turn = list(cursors)[:room]
+            share = max(1, room // len(turn))
+            replies = await self._autoclaim(
+                stream, {book: cursors[book] for book in turn}, consumer, share, idle_s
+            )
+            for book, reply in zip(turn, replies, strict=True):
+                cursor, entries = reply[0].decode("ascii"), reply[1]
+                if entries:
+                    found.setdefault(book, []).extend(entries)
+                    room -= len(entries)
+                if cursor == "0-0":
+                    del cursors[book]
+                else:
+                    cursors[book] = cursor
+        return await self._decode(stream, found, await self._deliveries(stream, found, consumer))
+
+    async def _autoclaim(
+        self,
+        stream: ActionStream,
+        cursors: dict[str, str],
+        consumer: str,
+        count: int,
+        idle_s: float,
+    ) -> list[Reply]:
+        head = (stream, consumer, math.ceil(idle_s * 1000))
+        commands: list[Command] = [
+            ("XAUTOCLAIM", book_keys(book).stream(stream), *head, cursor, "COUNT", count)
+            for book, cursor in cursors.items()
+        ]
+        replies = await self._server.run(commands, again=True)
+        if any(_lacks_group(reply) for reply in replies):
+            await self._make_groups(stream, list(cursors))
+            replies = await self._server.run(commands, again=True)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise error_of(reply, f"claiming {stream}")
+        return replies
+
+    async def _deliveries(
+        self,
+        stream: ActionStream,
+        found: dict[str, list[tuple[bytes, list[bytes]]]],
+        consumer: str,
+    ) -> dict[tuple[str, bytes], int]:
+        """How often each of the entries *found* was handed out."""
+        asked = [(book, entry[0]) for book, entries in found.items() for entry in entries]
+        if not asked:
+            return {}
+        commands: list[Command] = [
+            ("XPENDING", book_keys(book).stream(stream), stream, id_, id_, 1, consumer)
+            for book, id_ in asked
+        ]
+        replies = await self._server.run(commands, again=True)
+        return {
+            key: int(reply[0][3])
+            for key, reply in zip(asked, replies, strict=True)
+            if not isinstance(reply, hiredis.ReplyError) and reply
+        }
+
+    async def _decode(
+        self,
+        stream: ActionStream,
+        found: dict[str, list[tuple[bytes, list[bytes]]]],
+        deliveries: dict[tuple[str, bytes], int],
+    ) -> Found:
+        """The entries as structs; those that cannot be read go to the dead letters."""
+        actions: Found = []
+        for book, entries in found.items():
+            bad: list[DeadLetter] = []
+            for id_, fields in entries:
+                times = deliveries.get((book, id_), 0) if deliveries else 1
+                try:
+                    actions.append((book, decode_action(id_, fields, times)))
+                except ForeignDataError as error:
+                    bad.append(DeadLetter(stream, id_.decode("ascii"), str(error), tuple(fields)))
+            if bad:
+                await self.finish(stream, book, [(letter.id, None) for letter in bad], bad)
+        return actions
+
+    async def keep(
+        self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
+    ) -> None:
+        """Renew the claim on those of *ids* that are still *consumer*'s."""
+        call = ScriptCall(scripts.KEEP, (book_keys(book).stream(stream),), (stream, consumer, *ids))
+        reply = (await self._server.call_scripts([call], again=True))[0]
+        if isinstance(reply, hiredis.ReplyError) and not _lacks_group(reply):
+            raise error_of(reply, f"keeping {stream} of {book}")
+
+    async def finish(
+        self,
+        stream: ActionStream,
+        book: str,
+        finished: Sequence[tuple[str, NewInput | None]],
+        letters: Sequence[DeadLetter],
+    ) -> None:
+        """Append results and dead letters and acknowledge, all in one script call."""
+        keys = book_keys(book)
+        results = [result for _, result in finished if result is not None]
+        args: list[str | bytes | int] = [stream, len(results), len(finished), len(letters)]
+        for result in results:
+            args += (result.type, result.body, result.key, result.by, result.trace)
+        args += [id_ for id_, _ in finished]
+        add_dead_letters(args, letters)
+        names = (keys.inputs, keys.stream(stream), keys.deadletters)
+        call = ScriptCall(scripts.FINISH, names, tuple(args))
+        reply = (await self._server.call_scripts([call]))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise script_error(reply, book, 0, f"finishing {stream} of")
+
+    async def facts(self, stream: ActionStream, book: str) -> StreamFacts:
+        """The stream's facts with the group's progress."""
+        key = book_keys(book).stream(stream)
+        info, groups = await self._server.run(
+            [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)], again=True
+        )
+        return stream_facts(info, groups, stream)
+
+
+def _lacks_group(reply: Reply) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOGROUP")

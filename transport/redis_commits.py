@@ -1,0 +1,109 @@
+"""Commits on Redis: packing a batch for the script, and what its answer means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import hiredis
+
+from holdfast.actors.ports import (
+    CommitRecord,
+    ForeignDataError,
+    LogError,
+)
+from holdfast.transport import scripts
+from holdfast.transport.codec import encode_raw
+from holdfast.transport.commits import check_commit, moved, superseded
+from holdfast.transport.connection import Reply, error_of
+from holdfast.transport.keys import book_keys
+from holdfast.transport.pool import ScriptCall
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.actors.ports import ActionEntry, Commit, DeadLetter
+
+
+def commit_call(commit: Commit) -> ScriptCall:
+    """The script call that writes *commit*."""
+    check_commit(commit)
+    keys = book_keys(commit.book)
+    args: list[str | bytes | int] = [
+        commit.epoch,
+        commit.owner,
+        commit.after,
+        commit.position,
+        commit.version,
+        commit.digest,
+        len(commit.outcomes),
+        len(commit.payments),
+        len(commit.notifications),
+        len(commit.dead_letters),
+    ]
+    for outcome in commit.outcomes:
+        args += (outcome.id, outcome.status, outcome.body, outcome.timers)
+    _add_actions(args, commit.payments)
+    _add_actions(args, commit.notifications)
+    add_dead_letters(args, commit.dead_letters)
+    names = (keys.commit, keys.outcomes, keys.payments, keys.notifications, keys.deadletters)
+    return ScriptCall(scripts.COMMIT, names, tuple(args))
+
+
+def _add_actions(args: list[str | bytes | int], actions: list[ActionEntry]) -> None:
+    for action in actions:
+        args += (action.id, action.action, action.type, action.body, action.trace)
+
+
+def add_dead_letters(args: list[str | bytes | int], letters: Sequence[DeadLetter]) -> None:
+    """Append the arguments that the scripts want for *letters*."""
+    for letter in letters:
+        args += (letter.stream, letter.id, letter.why, encode_raw(letter.fields))
+
+
+def decode_record(fields: list[bytes]) -> CommitRecord:
+    """The commit record from the reply of HGETALL.
+
+    Raises:
+      ForeignDataError: Somebody else wrote it.
+    """
+    values = {fields[i]: fields[i + 1] for i in range(0, len(fields), 2)}
+    try:
+        return CommitRecord(
+            position=values.get(b"position", b"0-0").decode("ascii"),
+            epoch=int(values.get(b"epoch", b"0")),
+            owner=values.get(b"owner", b"").decode(),
+            version=int(values.get(b"version", b"0")),
+            digest=values.get(b"digest", b"").decode("ascii"),
+            snapshot=values.get(b"snapshot", b"").decode("ascii"),
+        )
+    except ValueError:
+        raise ForeignDataError(
+            "the commit record was not written by a booking actor: find out who else writes to it"
+        ) from None
+
+
+def script_error(reply: hiredis.ReplyError, book: str, epoch: int, doing: str) -> LogError:
+    """What an error reply of one of our scripts means."""
+    code, _, rest = str(reply).partition(" ")
+    if code == "HF_SUPERSEDED":
+        return superseded(book, epoch)
+    if code == "HF_FOREIGN":
+        return ForeignDataError(
+            f"{doing} {book}: {rest}: somebody else writes to our keys, find out who"
+        )
+    if code == "HF_AHEAD":
+        return LogError(f"{doing} {book}: nothing is decided beyond {rest}: commit first")
+    return error_of(reply, f"{doing} {book}")
+
+
+def commit_error(commit: Commit, reply: Reply) -> LogError | None:
+    """What the script's answer to *commit* means; None: it is written."""
+    if not isinstance(reply, hiredis.ReplyError):
+        return None
+    code, _, rest = str(reply).partition(" ")
+    if code == "HF_POSITION":
+        position, _, digest = rest.partition(" ")
+        if (position, digest) == (commit.position, commit.digest):
+            return None  # Written by an earlier attempt whose answer was lost.
+        return moved(commit, position)
+    return script_error(reply, commit.book, commit.epoch, "committing to")

@@ -1,0 +1,165 @@
+"""Reading streams by cursor, and noticing that entries in between are gone.
+
+``XREAD`` skips what was trimmed away in silence, and a book that is replayed with a gap is a lie. So
+a cursor is checked against the stream's facts: when it is new to us, when a batch came back full
+(this reader lags, so trimming may have overtaken it), and when it was not read for a second. A
+reader that keeps up cannot be overtaken: trimming stops at the older of two snapshots, and a book
+is not snapshotted twice within a second.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+import hiredis
+import msgspec
+
+from holdfast.actors.ports import GENESIS, LogTrimmedError, StreamFacts
+from holdfast.transport.connection import error_of
+from holdfast.transport.gaps import gap
+from holdfast.transport.keys import book_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.transport.connection import Command, Reply
+    from holdfast.transport.pool import Server
+
+WAIT_S_MAX = 3600.0
+_UNREAD_S = 1.0
+
+
+def stream_facts(reply: Reply, groups: Reply = None, group: str = "") -> StreamFacts:
+    """The facts from XINFO STREAM and, for a group's progress, XINFO GROUPS."""
+    if isinstance(reply, hiredis.ReplyError):
+        return StreamFacts()
+    info = {bytes(reply[i]): reply[i + 1] for i in range(0, len(reply), 2)}
+    pending = lag = 0
+    for flat in [] if groups is None or isinstance(groups, hiredis.ReplyError) else groups:
+        of_group = {bytes(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
+        if of_group[b"name"] == group.encode():
+            pending = int(of_group[b"pending"])
+            # The server does not know a lag after entries were deleted one by one.
+            lag = int(of_group[b"lag"]) if of_group[b"lag"] is not None else -1
+    first = info[b"first-entry"]
+    return StreamFacts(
+        length=int(info[b"length"]),
+        last_id=info[b"last-generated-id"].decode("ascii"),
+        first_id="" if first is None else first[0].decode("ascii"),
+        added=int(info[b"entries-added"]),
+        pending=pending,
+        lag=lag,
+    )
+
+
+class _Cursor(msgspec.Struct):
+    position: str
+    read_at: float
+
+
+class Follower:
+    """Cursor reads of many books' inputs or outcomes.
+
+    Args:
+      server: Where.
+      stream: ``inputs`` or ``outcomes``.
+      guarded: Whether to look for gaps.
+    """
+
+    def __init__(self, server: Server, stream: str, *, guarded: bool) -> None:
+        self._server = server
+        self._stream = stream
+        self._guarded = guarded
+        self._cursors: dict[str, _Cursor] = {}
+
+    async def read(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[tuple[bytes, list[bytes]]]]:
+        """Raw entries after each book's position.
+
+        Raises:
+          LogTrimmedError: Entries after a position are gone.
+          LogUnavailableError: The server is away.
+        """
+        if not after:
+            if wait_s > 0:
+                await anyio.sleep(wait_s)
+            return {}
+        if self._guarded:
+            await self._check(self._suspects(after))
+        keys = {book_keys(book).stream(self._stream).encode(): book for book in after}
+        command, blocking_s = read_command(
+            ("XREAD", "COUNT", count), wait_s, tuple(keys), tuple(after.values())
+        )
+        doing = f"reading {self._stream}"
+        reply = (await self._server.check([command], doing, blocking_s=blocking_s, again=True))[0]
+        found = {keys[key]: entries for key, entries in reply or ()}
+        if self._guarded:
+            await self._check(
+                {book: after[book] for book, entries in found.items() if len(entries) >= count}
+            )
+            self._remember(after, found)
+        return found
+
+    def _suspects(self, after: Mapping[str, str]) -> dict[str, str]:
+        """Cursors that are new here or were not read lately."""
+        now, cursors = anyio.current_time(), self._cursors
+        return {
+            book: position
+            for book, position in after.items()
+            if (cursor := cursors.get(book)) is None
+            or cursor.position != position
+            or now - cursor.read_at > _UNREAD_S
+        }
+
+    def _remember(
+        self, after: Mapping[str, str], found: dict[str, list[tuple[bytes, list[bytes]]]]
+    ) -> None:
+        now = anyio.current_time()
+        for book, position in after.items():
+            entries = found.get(book)
+            end = entries[-1][0].decode("ascii") if entries else position
+            self._cursors[book] = _Cursor(end, now)
+
+    async def _check(self, cursors: Mapping[str, str]) -> None:
+        """Look for gaps after *cursors*, in one round trip.
+
+        Raises:
+          LogTrimmedError: There is one.
+        """
+        if not cursors:
+            return
+        commands: list[Command] = [
+            ("XINFO", "STREAM", book_keys(book).stream(self._stream)) for book in cursors
+        ]
+        replies = await self._server.run(commands, again=True)
+        for (book, position), reply in zip(cursors.items(), replies, strict=True):
+            deleted = GENESIS
+            if isinstance(reply, hiredis.ReplyError):
+                if "no such key" not in str(reply):
+                    raise error_of(reply, f"reading {self._stream} of {book}")
+            else:
+                index = reply.index(b"max-deleted-entry-id")
+                deleted = reply[index + 1].decode("ascii")
+            why = gap(position, stream_facts(reply), deleted)
+            if why:
+                self._cursors.pop(book, None)
+                raise LogTrimmedError(
+                    f"the {self._stream} of {book} cannot be followed from {position}: {why}; "
+                    "begin from the newest snapshot, or bring the stream back from a backup"
+                )
+
+
+def read_command(
+    head: tuple[str | bytes | int, ...],
+    wait_s: float,
+    keys: tuple[str | bytes, ...],
+    ids: tuple[str, ...],
+) -> tuple[Command, float | None]:
+    """An XREAD or XREADGROUP command, and how long it may block (None: not at all)."""
+    if wait_s <= 0:
+        return (*head, "STREAMS", *keys, *ids), None
+    wait_s = min(wait_s, WAIT_S_MAX)
+    return (*head, "BLOCK", math.ceil(wait_s * 1000), "STREAMS", *keys, *ids), wait_s

@@ -1,0 +1,422 @@
+"""The log on Redis or Valkey: ``holdfast.actors.ports.Log`` over connections of our own.
+
+What lies where is in :mod:`~holdfast.transport.keys`, as what in :mod:`~holdfast.transport.codec`;
+what must happen in one step is a script of :mod:`~holdfast.transport.scripts`.
+
+A result that was lost with its connection is treated by what it was. Reads are tried once more. An
+append or a finish is reported as :class:`LogUnavailableError`; repeating it is the caller's, and
+harmless, since idempotency keys and the state machine take a double for what it is. A commit is
+resolved by reading the commit record.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import hiredis
+import msgspec
+
+from holdfast.actors.ports import (
+    CommitRecord,
+    CommitUnknownError,
+    ForeignDataError,
+    LogError,
+    LogUnavailableError,
+    StreamFacts,
+)
+from holdfast.transport import scripts
+from holdfast.transport.codec import decode_input, decode_outcome, encode_input
+from holdfast.transport.commits import resolve_commit
+from holdfast.transport.connection import Command, ConnectionLostError, error_of, parse_url
+from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys
+from holdfast.transport.pool import ScriptCall, Server, ServerOptions
+from holdfast.transport.redis_actions import Groups
+from holdfast.transport.redis_commits import (
+    commit_call,
+    commit_error,
+    decode_record,
+    script_error,
+)
+from holdfast.transport.redis_follow import WAIT_S_MAX, Follower, stream_facts
+from holdfast.transport.server import parse_info
+from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from holdfast.actors.ports import (
+        ActionEntry,
+        ActionStream,
+        Commit,
+        DeadLetter,
+        InputEntry,
+        NewInput,
+        OutcomeEntry,
+        Snapshot,
+        StreamName,
+    )
+
+_APPEND_MAX = 4096
+"""Most appends in one round trip."""
+
+_COMMIT_ATTEMPTS_MAX = 5
+_SNAPSHOT_ATTEMPTS_MAX = 3
+_LEAST_VERSION = {"valkey": (7, 2), "redis": (7, 0)}
+
+
+@asynccontextmanager
+async def open_redis_log(
+    url: str,
+    *,
+    rng: random.Random | None = None,
+    options: ServerOptions | None = None,
+) -> AsyncIterator[RedisLog]:
+    """The log on the server at *url*, for the length of a block.
+
+    Args:
+      url: ``redis://[user:password@]host:port/db`` or ``unix:///path``.
+      rng: Where the jitter of pauses between attempts to connect comes from.
+      options: Limits; None for the usual ones.
+
+    Raises:
+      ValueError: *url* is not understood.
+      LogUnavailableError: Nobody answers there.
+      LogError: The server does not let us in, or is too old.
+    """
+    log = RedisLog(Server(parse_url(url), options or ServerOptions(), rng or random.Random()))
+    try:
+        await log.check_server()
+        yield log
+    finally:
+        await log.aclose()
+
+
+class RedisLog:
+    """The log of many books on one server. Open it with :func:`open_redis_log`.
+
+    Its methods are those of ``holdfast.actors.ports.Log``, where they are described.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._inputs = Follower(server, "inputs", guarded=True)
+        self._outcomes = Follower(server, "outcomes", guarded=False)
+        self._groups = Groups(server)
+        self._registered: dict[str, int] = {}
+        self._books: list[str] = []
+        self._books_end = "0-0"
+        self._books_losses = -1
+
+    async def check_server(self) -> None:
+        """Make sure that the server is new enough and keeps what it is given.
+
+        Raises:
+          LogError: It is too old, or may evict our keys.
+        """
+        reply = (await self._server.run([("INFO",)], again=True))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise error_of(reply, "asking the server what it is")
+        info = parse_info(reply)
+        name = "valkey" if "valkey_version" in info else "redis"
+        shown = info.get(f"{name}_version", "0")
+        version = tuple(int(part) for part in shown.split(".") if part.isdigit())
+        if version < _LEAST_VERSION[name]:
+            raise LogError(
+                f"the server is {name} {shown}: use Valkey 7.2 or newer, or Redis 7.0 or newer"
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory", "0") != "0" and policy.startswith("allkeys"):
+            raise LogError(
+                f"the server may evict our keys (maxmemory-policy {policy}): set it to noeviction"
+            )
+
+    # -- producers ---------------------------------------------------------
+
+    async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
+        """See ``Log.append``. Raises ValueError for an input too large to be one."""
+        key = book_keys(book).inputs
+        commands: list[Command] = [("XADD", key, "*", *encode_input(new)) for new in inputs]
+        if not commands:
+            return []
+        await self._register(book)
+        ids: list[str] = []
+        for start in range(0, len(commands), _APPEND_MAX):
+            part = commands[start : start + _APPEND_MAX]
+            replies = await self._server.check(part, f"appending to {book}")
+            ids += [reply.decode("ascii") for reply in replies]
+        return ids
+
+    async def _register(self, book: str) -> None:
+        """Note *book* in the registry; what we know is doubted after every lost connection."""
+        losses = self._server.losses
+        if self._registered.get(book) == losses:
+            return
+        if len(self._registered) >= 100_000:
+            self._registered.clear()
+        call = ScriptCall(scripts.REGISTER, (REGISTRY, REGISTRY_KNOWN), (book,))
+        reply = (await self._server.call_scripts([call], again=True))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise error_of(reply, f"registering {book}")
+        self._registered[book] = losses
+
+    # -- whoever follows ---------------------------------------------------
+
+    async def wait_books(self, known: int, wait_s: float) -> list[str]:
+        """See ``Log.wait_books``."""
+        deadline = anyio.current_time() + min(wait_s, WAIT_S_MAX)
+        await self._read_books(0)
+        while len(self._books) <= known:
+            left_s = deadline - anyio.current_time()
+            if left_s <= 0:
+                break
+            await self._read_books(left_s)
+        return list(self._books)
+
+    async def _read_books(self, wait_s: float) -> None:
+        losses = self._server.losses
+        if losses != self._books_losses:
+            self._books, self._books_end, self._books_losses = [], "0-0", losses
+        end = self._books_end
+        if wait_s > 0:
+            command: Command = (
+                *("XREAD", "BLOCK", max(1, int(wait_s * 1000))),
+                *("STREAMS", REGISTRY, end),
+            )
+            replies = await self._server.check(
+                [command], "reading the books", blocking_s=wait_s, again=True
+            )
+        else:
+            command = ("XREAD", "STREAMS", REGISTRY, end)
+            replies = await self._server.check([command], "reading the books", again=True)
+        if replies[0] is None or self._books_end != end:
+            return  # Nothing new, or somebody else read it meanwhile.
+        for id_, fields in replies[0][0][1]:
+            try:
+                book = book_keys(fields[fields.index(b"book") + 1].decode()).book
+            except ValueError:
+                raise ForeignDataError(
+                    f"{REGISTRY} has an entry that we did not write: find out who did"
+                ) from None
+            self._books.append(book)
+            self._books_end = id_.decode("ascii")
+
+    async def read_inputs(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[InputEntry]]:
+        """See ``Log.read_inputs``. Raises LogTrimmedError where entries are gone."""
+        found = await self._inputs.read(after, count, wait_s)
+        return {
+            book: [decode_input(id_, fields) for id_, fields in entries]
+            for book, entries in found.items()
+        }
+
+    async def read_outcomes(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[OutcomeEntry]]:
+        """See ``Log.read_outcomes``. Raises ForeignDataError where one cannot be read."""
+        found = await self._outcomes.read(after, count, wait_s)
+        return {
+            book: [decode_outcome(id_, fields) for id_, fields in entries]
+            for book, entries in found.items()
+        }
+
+    async def read_record(self, book: str) -> CommitRecord:
+        """See ``Log.read_record``."""
+        return (await self._read_records([book]))[0]
+
+    async def _read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        commands: list[Command] = [("HGETALL", book_keys(book).commit) for book in books]
+        replies = await self._server.check(commands, "reading commit records", again=True)
+        return [decode_record(reply) for reply in replies]
+
+    async def read_snapshot(self, book: str) -> Snapshot | None:
+        """See ``Log.read_snapshot``."""
+        keys = book_keys(book)
+        for _ in range(_SNAPSHOT_ATTEMPTS_MAX):
+            positions = (
+                await self._server.check(
+                    [("HMGET", keys.commit, "snapshot", "snapshot_before")],
+                    f"reading the snapshot of {book}",
+                    again=True,
+                )
+            )[0]
+            kept = [position.decode("ascii") for position in positions if position]
+            missing = False
+            for position in kept:
+                data = (
+                    await self._server.check(
+                        [("GET", keys.snapshot(position))],
+                        f"reading the snapshot of {book}",
+                        again=True,
+                    )
+                )[0]
+                if data is None:
+                    missing = True
+                    continue
+                try:
+                    snapshot = await unpack_snapshot(data)
+                except DamagedSnapshotError:
+                    continue
+                if snapshot.position == position:
+                    return snapshot
+            if not missing:
+                return None  # All that are kept are damaged, or none is kept.
+        return None
+
+    async def facts(self, book: str, stream: StreamName) -> StreamFacts:
+        """See ``Log.facts``. A lag that the server does not know is -1."""
+        if stream in ("payments", "notifications"):
+            return await self._groups.facts(stream, book)
+        key = book_keys(book).stream(stream)
+        return stream_facts((await self._server.run([("XINFO", "STREAM", key)], again=True))[0])
+
+    # -- the booking actor -------------------------------------------------
+
+    async def take_over(self, book: str, owner: str) -> CommitRecord:
+        """See ``Log.take_over``."""
+        keys = book_keys(book)
+        await self._register(book)
+        names = (
+            *(keys.commit, keys.inputs, keys.outcomes),
+            *(keys.payments, keys.notifications, keys.deadletters),
+        )
+        args = (owner, msgspec.json.encode(owner))
+        reply = (await self._server.call_scripts([ScriptCall(scripts.TAKE_OVER, names, args)]))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise script_error(reply, book, 0, "taking over")
+        return decode_record(reply)
+
+    async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
+        """See ``Log.commit``."""
+        calls = [commit_call(commit) for commit in commits]
+        results: list[LogError | None] = [None] * len(commits)
+        waiting = list(range(len(commits)))
+        for attempt in range(_COMMIT_ATTEMPTS_MAX):
+            if not waiting:
+                break
+            try:
+                replies = await self._server.call_scripts([calls[index] for index in waiting])
+            except ConnectionLostError as lost:
+                if attempt == 0 and not lost.sent:
+                    raise LogUnavailableError(f"nothing was committed: {lost}") from lost
+                states = await self._resolve_patiently([commits[index] for index in waiting])
+                for index, state in zip(waiting, states, strict=True):
+                    results[index] = state if isinstance(state, LogError) else None
+                waiting = [
+                    index for index, state in zip(waiting, states, strict=True) if state is False
+                ]
+                continue
+            for index, reply in zip(waiting, replies, strict=True):
+                results[index] = commit_error(commits[index], reply)
+            return self._weigh(results)
+        if waiting:
+            raise CommitUnknownError("the connection was lost again and again: resolve, then retry")
+        return self._weigh(results)
+
+    def _weigh(self, results: list[LogError | None]) -> list[LogError | None]:
+        """Raise what concerns all: a server that refused every commit, or some and not others."""
+        away = [error for error in results if isinstance(error, LogUnavailableError)]
+        if away and len(away) == len(results):
+            raise away[0]
+        if away:
+            raise CommitUnknownError(f"some commits were refused ({away[0]}): resolve, then retry")
+        return results
+
+    async def _resolve_patiently(self, commits: Sequence[Commit]) -> list[LogError | bool]:
+        """Resolve, while the server may be coming back.
+
+        Raises:
+          CommitUnknownError: It did not come back in time.
+        """
+        with anyio.move_on_after(self._server.options.resolve_s):
+            while True:
+                try:
+                    return await self.resolve(commits)
+                except LogUnavailableError:
+                    # Attempts to connect pace themselves; a server that loads answers at once.
+                    await anyio.sleep(self._server.options.backoff_least_s)
+        raise CommitUnknownError(
+            "the connection was lost during a commit and the server stays away: resolve later"
+        )
+
+    async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
+        """See ``Log.resolve``."""
+        if not commits:
+            return []
+        records = await self._read_records([commit.book for commit in commits])
+        return [
+            resolve_commit(commit, record) for commit, record in zip(commits, records, strict=True)
+        ]
+
+    async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
+        """See ``Log.save_snapshot``."""
+        keys = book_keys(book)
+        data = await pack_snapshot(snapshot)
+        call = ScriptCall(
+            scripts.SAVE_SNAPSHOT,
+            (keys.commit, keys.snapshot(snapshot.position)),
+            (epoch, owner, snapshot.position, data, keys.snapshot_prefix),
+        )
+        reply = (await self._server.call_scripts([call], again=True))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise script_error(reply, book, epoch, "saving a snapshot of")
+
+    async def trim(self, book: str) -> dict[StreamName, int]:
+        """See ``Log.trim``. ``deadletters`` are never trimmed."""
+        keys = book_keys(book)
+        names = (keys.commit, keys.inputs, keys.outcomes, keys.payments, keys.notifications)
+        call = ScriptCall(scripts.TRIM, names, ())
+        reply = (await self._server.call_scripts([call], again=True))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise script_error(reply, book, 0, "trimming")
+        return {
+            "inputs": reply[0],
+            "outcomes": reply[1],
+            "payments": reply[2],
+            "notifications": reply[3],
+        }
+
+    # -- executors ---------------------------------------------------------
+
+    async def read_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log.read_actions``: at most *count*, but up to one for each book."""
+        if not books:
+            await anyio.sleep(max(0.0, wait_s))
+            return []
+        return await self._groups.read(stream, books, consumer, count, wait_s)
+
+    async def claim_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log.claim_actions``: at most *count*."""
+        return await self._groups.claim(stream, books, consumer, count, idle_s)
+
+    async def keep_claim(
+        self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
+    ) -> None:
+        """See ``Log.keep_claim``. What another consumer has claimed since stays with it."""
+        if ids:
+            await self._groups.keep(stream, book, consumer, ids)
+
+    async def finish_actions(
+        self,
+        stream: ActionStream,
+        book: str,
+        finished: Sequence[tuple[str, NewInput | None]],
+        dead_letters: Sequence[DeadLetter] = (),
+    ) -> None:
+        """See ``Log.finish_actions``."""
+        if finished or dead_letters:
+            await self._groups.finish(stream, book, finished, dead_letters)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._server.aclose()
+
+
+__all__ = ["RedisLog", "open_redis_log"]
