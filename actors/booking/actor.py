@@ -165,7 +165,7 @@ class _Host:
             await self._leave()
 
     async def _until_stop(
-        self, task: Callable[[Unpack[_Args]], Awaitable[None]], *args: Unpack[_Args]
+        self, task: Callable[[Unpack[_Args]], Awaitable[None]], *args: *_Args
     ) -> None:
         """Run *task* and cancel it when the actor is to stop."""
         async with trio.open_nursery() as nursery:
@@ -287,7 +287,7 @@ class _Host:
                     decided.payments,
                     decided.notifications,
                     decided.dead_letters,
-                )  # fmt: skip
+                )
             )
             if decided.restore_after:
                 batch.restores.append(
@@ -412,9 +412,7 @@ class _Host:
                 await self._save(book, owned.runner.snapshot(), owned.epoch)
         _log.info("left", books=len(self._owned))
 
-    async def _patiently(
-        self, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: Unpack[_Args]
-    ) -> _T:
+    async def _patiently(self, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args) -> _T:
         """Call the log; while it is away, wait and call again, longer each time."""
         wait_s = self._options.retry_s
         while True:
@@ -433,7 +431,5 @@ def _order(entry_id: str) -> tuple[int, int]:
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first single exception in a group: whatever came after it is a consequence."""
-    leaf: BaseException = group
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    return leaf
+    first = group.exceptions[0]
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

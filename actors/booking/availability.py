@@ -43,12 +43,9 @@ class Window(NamedTuple):
 
 def window(practice: Practice, now: int) -> Window:
     """The practice's window of starts at *now*: exactly the least notice is enough (C21)."""
-    today = practice.calendar.zone.day_of(now)
-    return Window(
-        now + practice.policies.minimum_notice_min * MINUTE_MS,
-        today,
-        min(today + practice.policies.advance_days_max, LAST_DAY - 2),
-    )
+    today = practice.today(now)
+    last_day = min(today + practice.policies.advance_days_max, LAST_DAY - 2)
+    return Window(now + practice.notice_ms, today, last_day)
 
 
 def free_minutes(book: Book, member: Member, day: int) -> int:
@@ -78,16 +75,18 @@ def best_member(book: Book, members: Sequence[Member], day: int, first: int) -> 
 
     Who has least to do that day, then who has been idle for longest, then the first by id.
     """
-    if len(members) == 1:
-        return members[0]
-
-    def load(member: Member) -> tuple[int, int, str]:
+    best = members[0]
+    least: tuple[int, int, str] | None = None
+    for member in members:
         sheet = book.sheets.get((member.id, day))
         if sheet is None:
-            return 0, 0, member.id
-        return sheet.minutes, (sheet.taken & ((1 << first) - 1)).bit_length(), member.id
-
-    return min(members, key=load)
+            load = (0, 0, member.id)
+        else:
+            busy_until = (sheet.taken & ((1 << first) - 1)).bit_length()
+            load = (sheet.minutes, busy_until, member.id)
+        if least is None or load < least:
+            best, least = member, load
+    return best
 
 
 def pick(

@@ -206,11 +206,16 @@ class Practice:
     """One revision of the practice, ready to be asked."""
 
     __slots__ = (
+        "_today",
+        "_today_from",
+        "_today_until",
         "calendar",
         "currency",
         "members",
         "name",
+        "notice_ms",
         "number",
+        "own_hours",
         "policies",
         "services",
         "staff",
@@ -236,6 +241,17 @@ class Practice:
             for member in definition.staff
         ]
         self.staff = {member.id: member for member in self.members}
+        self.own_hours = any(member.calendar is not self.calendar for member in self.members)
+        self.notice_ms = definition.policies.minimum_notice_min * zones.MINUTE_MS
+        self._today = self._today_from = self._today_until = 0
+
+    def today(self, now: int) -> int:
+        """The local date at *now*; time in the log never runs backwards, so one is remembered."""
+        if not self._today_from <= now < self._today_until:
+            self._today = self.calendar.zone.day_of(now)
+            self._today_from = self.calendar.zone.day_start(self._today)
+            self._today_until = self.calendar.zone.day_start(self._today + 1)
+        return self._today
 
 
 class Book:
@@ -294,7 +310,7 @@ class Book:
         self.bookings[booking.id] = booking
         self._enter(booking)
         heappush(self.timers, (booking.due_ms, booking.id, 0))
-        self.touched.append(booking)
+        self.touch(booking)
 
     def move_to(self, booking: Booking, status: Status, due_ms: int) -> None:
         """Change a booking's status and timer; occupancy and indexes follow."""
@@ -303,7 +319,7 @@ class Book:
         booking.due_ms = due_ms
         self._enter(booking)
         heappush(self.timers, (due_ms, booking.id, 0))
-        self.touched.append(booking)
+        self.touch(booking)
 
     def confirm(self, booking: Booking, due_ms: int) -> None:
         """``held`` to ``confirmed``: the minutes stay taken, so only the hold's indexes change."""
@@ -315,7 +331,12 @@ class Book:
         booking.status = "confirmed"
         booking.due_ms = due_ms
         heappush(self.timers, (due_ms, booking.id, 0))
-        self.touched.append(booking)
+        self.touch(booking)
+
+    def touch(self, booking: Booking) -> None:
+        """Note that the input being decided changed *booking*."""
+        if not self.touched or self.touched[-1] is not booking:
+            self.touched.append(booking)
 
     def place(
         self, booking: Booking, staff: str, day: int, first: int, start_ms: int, start: str
@@ -326,13 +347,13 @@ class Book:
         booking.staff, booking.day, booking.first = staff, day, first
         booking.start_ms, booking.start = start_ms, start
         self._enter(booking)
-        self.touched.append(booking)
+        self.touch(booking)
 
     def rearm(self, booking: Booking, due_ms: int) -> None:
         """Set a booking's timer anew."""
         booking.due_ms = due_ms
         heappush(self.timers, (due_ms, booking.id, 0))
-        self.touched.append(booking)
+        self.touch(booking)
 
     def drop(self, booking: Booking) -> None:
         """Let a booking that is over leave the book."""
@@ -343,7 +364,7 @@ class Book:
         """Set the timer of a payment's next status check."""
         booking.payment.due_ms = due_ms
         heappush(self.timers, (due_ms, booking.id, 1))
-        self.touched.append(booking)
+        self.touch(booking)
 
     def keep_key(self, keyed: Keyed) -> None:
         """Remember an idempotency key's outcome."""

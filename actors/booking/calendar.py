@@ -8,7 +8,6 @@ starts are free for thirty minutes" is a handful of shifts over a whole day at o
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_NAIVE = datetime(1970, 1, 1)  # noqa: DTZ001 - local wall time has no zone
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+
+
+MOMENTS_MAX = 16_384
+"""Most starts that are remembered by their text; people ask for the same few again and again."""
 
 
 def mask(first: int, length: int) -> int:
@@ -68,7 +71,6 @@ def parse_date(text: str) -> int | None:
     return day if FIRST_DAY <= day < LAST_DAY else None
 
 
-@lru_cache(maxsize=16_384)  # people ask for the same few starts; the answer is a pure one
 def parse_instant(text: str) -> tuple[int, bool] | None:
     """Milliseconds since the epoch of an RFC 3339 time, and whether they are local wall time.
 
@@ -106,6 +108,28 @@ class Day(msgspec.Struct, frozen=True):
     ranges: tuple[int, ...]
 
 
+class Moment(msgspec.Struct, frozen=True, gc=False):
+    """A start that somebody asked for, found in the calendar.
+
+    Attributes:
+      problem: "" or the code of why it is none; then only ``details`` is filled.
+      day: Local date, days since 1970-01-01.
+      first: Minute of the day, elapsed.
+      on_grid: Whether appointments may start then.
+      open: The practice's opening hours that day.
+      text: Local time with its offset.
+    """
+
+    problem: str = ""
+    details: str = ""
+    start_ms: int = 0
+    day: int = 0
+    first: int = 0
+    on_grid: bool = False
+    open: int = 0
+    text: str = ""
+
+
 class Calendar:
     """The days of one practice, made when they are first asked for.
 
@@ -115,21 +139,50 @@ class Calendar:
       grid_min: Starts lie on multiples of so many wall-clock minutes after midnight.
     """
 
-    __slots__ = ("_days", "_grid_min", "_hours", "_plain_grid", "zone")
+    __slots__ = ("_grid_min", "_hours", "_moments", "_plain_grid", "days", "zone")
 
     def __init__(self, zone: Zone, hours: Mapping[str, Sequence[TimeRange]], grid_min: int) -> None:
         self.zone = zone
         self._hours = [hours.get(str(weekday), ()) for weekday in range(7)]
         self._grid_min = grid_min
         self._plain_grid = sum(1 << minute for minute in range(0, 1440, grid_min))
-        self._days: dict[int, Day] = {}
+        self.days: dict[int, Day] = {}
+        self._moments: dict[str, Moment] = {}
 
     def day(self, number: int) -> Day:
         """The day *number*, within the calendar."""
-        found = self._days.get(number)
+        found = self.days.get(number)
         if found is None:
-            found = self._days[number] = self._make(number)
+            found = self.days[number] = self._make(number)
         return found
+
+    def moment(self, text: str) -> Moment:
+        """The start that *text* means; see :func:`parse_instant`."""
+        found = self._moments.get(text)
+        if found is None:
+            if len(self._moments) >= MOMENTS_MAX:
+                self._moments.clear()
+            found = self._moments[text] = self._find_moment(text)
+        return found
+
+    def _find_moment(self, text: str) -> Moment:
+        parsed = parse_instant(text)
+        if parsed is None:
+            details = f"Not a time from 2000 to 2099 in RFC 3339 form: {text}"
+            return Moment("validation_failed", details)
+        ms, local = parsed
+        if local:
+            found = self.zone.instants(ms)
+            if not found:
+                return Moment("nonexistent_local_time", f"Clocks skip {text} that day")
+            if len(found) > 1:
+                details = f"Clocks show {text} twice that day; add the offset"
+                return Moment("ambiguous_local_time", details)
+            ms = found[0]
+        day = self.day(self.zone.day_of(ms))
+        first, odd = divmod(ms - day.start_ms, MINUTE_MS)
+        on_grid = not odd and bool(day.grid >> first & 1)
+        return Moment("", "", ms, day.number, first, on_grid, day.open, self.zone.text(ms))
 
     def hours_of(self, weekday: int) -> Sequence[TimeRange]:
         """The opening hours of a weekday as they were defined."""

@@ -27,12 +27,13 @@ from holdfast.actors.booking.messages import (
     TakenOver,
     Tick,
 )
-from holdfast.machine import Completed, TransitionError, action_order
+from holdfast.machine import Completed, action_order
 
 if TYPE_CHECKING:
     from holdfast.machine import Emit, Normal
 
-NOTHING: Final = Outcome(Accepted(()))
+NOTHING: Final = Accepted(())
+NO_OUTCOME: Final = Outcome(NOTHING)
 
 
 class BookingMachine:
@@ -52,14 +53,13 @@ class BookingMachine:
     ) -> Outcome:
         """Decide one input.
 
+        What is malformed does not come so far: it cannot be decoded (``wire``). So this machine
+        raises no TransitionError.
+
         Raises:
-          EmitFullError: *emit* has no room for even one step.
-          TransitionError: A message that only our own host could have sent so; nothing changed.
+          EmitFullError: *emit* has no room for even one step; nothing changed.
         """
         emit.reserve(lifecycle.ACTIONS_PER_STEP)
-        message = input.result if isinstance(input, Completed) else input.message
-        if isinstance(message, PaymentResult) != isinstance(input, Completed):
-            raise TransitionError(f"{type(message).__name__} came as {type(input).__name__}")
         now = input.now
         state.touched.clear()
         timers: tuple[Event, ...] = ()
@@ -67,22 +67,18 @@ class BookingMachine:
             timers = _fire_due(state, now, emit)
         if state.key_queue and state.key_queue[0].until_ms <= now:
             state.forget_keys(now)
-        if type(message) is Asked:
+        if isinstance(input, Completed):
+            return Outcome(_payment_result(state, input, emit), timers)
+        message = input.message
+        if isinstance(message, Asked):
             result, replayed = _command(state, message, now, input.id, emit)
             return Outcome(result, timers, replayed)
-        if type(message) is PaymentResult:
-            assert isinstance(input, Completed)
-            result = _payment_result(state, input.action_id, message, now, emit)
-        elif type(message) is DeliveryReport:
-            result = _delivery(state, message)
-        elif type(message) is TakenOver:
-            result = self._taken_over(state, message, emit)
-        else:
-            assert type(message) is Tick
-            if not timers:
-                return NOTHING
-            result = NOTHING.result
-        return Outcome(result, timers)
+        if isinstance(message, DeliveryReport):
+            return Outcome(_delivery(state, message), timers)
+        if isinstance(message, TakenOver):
+            return Outcome(self._taken_over(state, message, emit), timers)
+        assert isinstance(message, Tick)
+        return Outcome(NOTHING, timers) if timers else NO_OUTCOME
 
     def restore(self, state: Book, emit: Emit[Action], after: str = "") -> bool:
         """Ask what became of every payment call that is under way.
@@ -156,8 +152,9 @@ def _command(
 
 
 def _payment_result(
-    book: Book, action_id: str, result: PaymentResult, now: int, emit: Emit[Action]
+    book: Book, completed: Completed[PaymentResult], emit: Emit[Action]
 ) -> Accepted:
+    action_id, result = completed.action_id, completed.result
     booking = book.bookings.get(f"b{result.payment[1:]}")
     if booking is None or booking.payment.id != result.payment:
         if len(book.orphans) >= ORPHANS_MAX:
@@ -165,7 +162,7 @@ def _payment_result(
         book.orphans.append(action_id)
         return Accepted((ResultIgnored(action_id, "the book does not know this payment"),))
     events: list[Event] = []
-    lifecycle.take_result(book, booking, action_id, result, now, emit, events)
+    lifecycle.take_result(book, booking, action_id, result, completed.now, emit, events)
     return Accepted(tuple(events))
 
 
@@ -174,5 +171,5 @@ def _delivery(book: Book, report: DeliveryReport) -> Accepted:
     booking = book.bookings.get(report.booking)
     if booking is not None:
         booking.delivered += 1
-        book.touched.append(booking)
+        book.touch(booking)
     return Accepted((DeliveryRecorded(report.booking, report.status),))

@@ -106,7 +106,7 @@ def _send(book: Book, booking: Booking, call: Call, action: Action, emit: Emit[A
     payment.call = call
     payment.in_flight = emit.tracked(action)
     book.in_flight[payment.in_flight] = booking
-    book.touched.append(booking)
+    book.touch(booking)
 
 
 def check_later(book: Book, booking: Booking, now: int, events: list[Event]) -> None:
@@ -149,7 +149,7 @@ def observe(
         return False
     payment.in_flight = ""
     del book.in_flight[action_id]
-    book.touched.append(booking)
+    book.touch(booking)
     status = result.status
     if status == "none":
         return _never_heard(book, booking, now, settle_ms, events)

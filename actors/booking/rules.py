@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.actors.booking import availability, lifecycle, payments, zones
 from holdfast.actors.booking.book import AWAITING, LIVE, Booking, Payment
-from holdfast.actors.booking.calendar import mask, parse_date, parse_instant, weekday_of
+from holdfast.actors.booking.calendar import parse_date, weekday_of
 from holdfast.actors.booking.messages import (
     Accepted,
     Action,
@@ -31,6 +31,7 @@ from holdfast.actors.booking.messages import (
 if TYPE_CHECKING:
     from holdfast.actors.booking.availability import Slot
     from holdfast.actors.booking.book import Book, Member, Practice
+    from holdfast.actors.booking.calendar import Moment
     from holdfast.machine import Emit
 
 CREATION = "Booking creation failed"
@@ -104,11 +105,21 @@ def _request_slot(
     customer = _customer(command.customer, asked.by)
     if not customer:
         return _whose(command.customer, input_id)
-    start_ms = _start(practice, command, service, input_id)
-    if isinstance(start_ms, Refused):
-        return start_ms
-    slot = _find(book, practice, service, command, customer, start_ms, now, input_id)
-    if isinstance(slot, Refused | Accepted):
+    if command.price_cents is not None and command.price_cents != service.price_cents:
+        details = f"Price must be {service.price_cents} cents, not {command.price_cents}"
+        return Refused(CREATION, details, "price_mismatch", input_id)
+    moment = practice.calendar.moment(command.start)
+    if moment.problem:
+        return Refused(CREATION, moment.details, moment.problem, input_id)
+    if command.end:
+        refusal = _wrong_end(practice, service, moment, command.end, input_id)
+        if refusal is not None:
+            return refusal
+    refusal = _off_limits(practice, moment, now, input_id)
+    if refusal is not None:
+        return refusal
+    slot = _find(book, practice, service, command.staff, customer, moment, input_id)
+    if not isinstance(slot, availability.Slot):
         return slot
     refusal = _too_many(book, practice, customer, slot, input_id)
     if refusal is not None:
@@ -116,91 +127,71 @@ def _request_slot(
     return _take(book, practice, service, command, asked, slot, customer, now, input_id, emit)
 
 
-def _start(
-    practice: Practice, command: RequestSlot, service: Service, input_id: str
-) -> int | Refused:
-    """The instant that the command asks for, or why it is none."""
-    if command.price_cents is not None and command.price_cents != service.price_cents:
-        details = f"Price must be {service.price_cents} cents, not {command.price_cents}"
-        return Refused(CREATION, details, "price_mismatch", input_id)
-    start_ms = _instant(practice, command.start, input_id)
-    if isinstance(start_ms, Refused):
-        return start_ms
-    if command.end:
-        end_ms = _instant(practice, command.end, input_id)
-        if isinstance(end_ms, Refused):
-            return end_ms
-        if end_ms <= start_ms:
-            return Refused(
-                CREATION, "End time must be after start time", "duration_mismatch", input_id
-            )
-        if end_ms - start_ms != service.duration_min * zones.MINUTE_MS:
-            details = f"{service.name} takes {service.duration_min} minutes"
-            return Refused(CREATION, details, "duration_mismatch", input_id)
-    return start_ms
+def _wrong_end(
+    practice: Practice, service: Service, moment: Moment, end: str, input_id: str
+) -> Refused | None:
+    """Why the end that a client sent is wrong (C29)."""
+    ends = practice.calendar.moment(end)
+    if ends.problem:
+        return Refused(CREATION, ends.details, ends.problem, input_id)
+    if ends.start_ms <= moment.start_ms:
+        details = "End time must be after start time"
+    elif ends.start_ms - moment.start_ms != service.duration_min * zones.MINUTE_MS:
+        details = f"{service.name} takes {service.duration_min} minutes"
+    else:
+        return None
+    return Refused(CREATION, details, "duration_mismatch", input_id)
 
 
-def _instant(practice: Practice, text: str, input_id: str) -> int | Refused:
-    parsed = parse_instant(text)
-    if parsed is None:
-        details = f"Not a time from 2000 to 2099 in RFC 3339 form: {text}"
+def _off_limits(practice: Practice, moment: Moment, now: int, input_id: str) -> Refused | None:
+    """Why the practice offers nothing then, whoever is booked: the grid, notice, advance."""
+    if not moment.on_grid:
+        details = f"No appointment starts at {moment.text}: starts are on the practice's grid"
         return Refused(CREATION, details, "validation_failed", input_id)
-    ms, local = parsed
-    if not local:
-        return ms
-    found = practice.calendar.zone.instants(ms)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        details = f"Clocks show {text} twice that day; add the offset"
-        return Refused(CREATION, details, "ambiguous_local_time", input_id)
-    details = f"Clocks skip {text} that day"
-    return Refused(CREATION, details, "nonexistent_local_time", input_id)
+    if moment.start_ms < now + practice.notice_ms:
+        return Refused(CREATION, _notice(practice), "notice_too_short", input_id)
+    if moment.day > practice.today(now) + practice.policies.advance_days_max:
+        details = (
+            "Appointment cannot be booked more than "
+            f"{practice.policies.advance_days_max} days in advance"
+        )
+        return Refused(CREATION, details, "too_far_ahead", input_id)
+    return None
 
 
 def _find(
     book: Book,
     practice: Practice,
     service: Service,
-    command: RequestSlot,
+    staff: str,
     customer: str,
-    start_ms: int,
-    now: int,
+    moment: Moment,
     input_id: str,
 ) -> Slot | Accepted | Refused:
     """The slot for an explicit request; or its refusal; or the hold that the customer has already."""
-    win = availability.window(practice, now)
-    day = practice.calendar.zone.day_of(start_ms)
-    today = practice.calendar.day(day)
-    first, odd = divmod(start_ms - today.start_ms, zones.MINUTE_MS)
-    if odd or not today.grid >> first & 1:
-        details = f"No appointment starts at {command.start}: starts are on the practice's grid"
-        return Refused(CREATION, details, "validation_failed", input_id)
-    if start_ms < win.from_ms or start_ms < now:
-        return Refused(CREATION, _notice(practice), "notice_too_short", input_id)
-    if day > win.last_day:
-        details = (
-            "Appointment cannot be booked more than "
-            f"{practice.policies.advance_days_max} days in advance"
-        )
-        return Refused(CREATION, details, "too_far_ahead", input_id)
-    wanted = mask(first, service.duration_min)
-    members = [practice.staff[command.staff]] if command.staff else practice.members
-    at_work = [m for m in members if m.calendar.day(day).open & wanted == wanted]
+    day = moment.day
+    wanted = ((1 << service.duration_min) - 1) << moment.first
+    members = [practice.staff[staff]] if staff else practice.members
+    at_work = members
+    if practice.own_hours:
+        at_work = [m for m in members if m.calendar.day(day).open & wanted == wanted]
+    elif moment.open & wanted != wanted:
+        at_work = []
     if not at_work:
-        return _shut(practice, members, day, input_id)
+        return _shut(members, day, input_id)
     own = _own_overlap(book, customer, service, day, wanted)
     if own is not None:
         return _duplicate(practice, own, input_id)
-    free = [
-        member
-        for member in at_work
-        if availability.free_minutes(book, member, day) & wanted == wanted
-    ]
+    sheets = book.sheets
+    free: list[Member] = []
+    for member in at_work:
+        sheet = sheets.get((member.id, day))
+        if sheet is None or not sheet.taken & wanted:
+            free.append(member)
     if not free:
         return Refused(CREATION, CONFLICT, "slot_conflict", input_id)
-    member = availability.best_member(book, free, day, first)
-    return availability.Slot(member.id, day, first, start_ms)
+    best = free[0] if len(free) == 1 else availability.best_member(book, free, day, moment.first)
+    return availability.Slot(best.id, day, moment.first, moment.start_ms)
 
 
 def _notice(practice: Practice) -> str:
@@ -214,7 +205,7 @@ def _hours(minutes: int) -> str:
     return f"{minutes / 60:g}"
 
 
-def _shut(practice: Practice, members: list[Member], day: int, input_id: str) -> Refused:
+def _shut(members: list[Member], day: int, input_id: str) -> Refused:
     if not any(member.calendar.day(day).open for member in members):
         return Refused(CREATION, "Business is closed on this day", "closed", input_id)
     member = next(member for member in members if member.calendar.day(day).open)
@@ -229,11 +220,10 @@ def _own_overlap(
     book: Book, customer: str, service: Service, day: int, wanted: int
 ) -> Booking | None:
     """The customer's own live booking of that service at that time (F-200); confirmed ones first."""
-    own = [
-        booking
-        for booking in book.customer_days.get((customer, day), ())
-        if booking.service == service.id and booking.mask & wanted
-    ]
+    mine = book.customer_days.get((customer, day))
+    if mine is None:
+        return None
+    own = [b for b in mine if b.service == service.id and b.mask & wanted]
     if not own:
         return None
     return min(own, key=lambda b: (b.status != "confirmed", b.created_ms, b.id))
@@ -341,24 +331,24 @@ def _take(
     price = service.price_cents
     auto = command if type(command) is RequestAuto else None
     booking = Booking(
-        id=f"b{input_id}",
-        customer=customer,
-        service=service.id,
-        staff=slot.staff,
-        day=slot.day,
-        first=slot.first,
-        duration_min=service.duration_min,
-        start_ms=slot.start_ms,
-        start=practice.calendar.zone.text(slot.start_ms),
-        status="held" if policies.contention == "hold" or not price else "requested",
-        created_ms=now,
-        due_ms=min(now + policies.hold_s * 1000, slot.start_ms),
-        revision=practice.number,
-        payment=Payment(f"p{input_id}", price, practice.currency, asked.digest),
-        recipient=command.email or customer,
-        name=command.name,
-        auto=auto,
-        asked_ms=0 if auto is not None else slot.start_ms,
+        f"b{input_id}",
+        customer,
+        service.id,
+        slot.staff,
+        slot.day,
+        slot.first,
+        service.duration_min,
+        slot.start_ms,
+        practice.calendar.zone.text(slot.start_ms),
+        "held" if policies.contention == "hold" or not price else "requested",
+        now,
+        min(now + policies.hold_s * 1000, slot.start_ms),
+        practice.number,
+        Payment(f"p{input_id}", price, practice.currency, asked.digest),
+        command.email or customer,
+        command.name,
+        auto,
+        0 if auto is not None else slot.start_ms,
     )
     book.add(booking)
     held = _held(practice, booking)

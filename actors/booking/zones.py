@@ -30,6 +30,9 @@ LAST_DAY = 47_482
 _STEP_MS = 3 * DAY_MS
 """How far apart offsets are looked at to find where they change; no zone changes twice within."""
 
+TEXTS_MAX = 16_384
+"""Most times that are remembered as text; the same few starts are asked for again and again."""
+
 Offsets = list[tuple[int, int]]
 """``(from_ms, offset_min)`` ascending: the zone's offset from UTC, from that instant on."""
 
@@ -91,9 +94,10 @@ class Zone:
       offsets: The table; not empty.
     """
 
-    __slots__ = ("_offsets", "_starts")
+    __slots__ = ("_offsets", "_starts", "_texts")
 
     def __init__(self, offsets: Sequence[tuple[int, int]]) -> None:
+        self._texts: dict[int, str] = {}
         self._starts = [start for start, _ in offsets]
         self._offsets = [offset for _, offset in offsets]
 
@@ -132,9 +136,15 @@ class Zone:
 
     def text(self, ms: int) -> str:
         """Local time with its offset, RFC 3339, such as ``2026-06-02T10:00+02:00``."""
-        offset = self.offset_min(ms)
-        day, rest = divmod(ms + offset * MINUTE_MS, DAY_MS)
-        return f"{date_text(day)}T{_CLOCK[rest // MINUTE_MS]}{_offset_text(offset)}"
+        text = self._texts.get(ms)
+        if text is None:
+            offset = self.offset_min(ms)
+            day, rest = divmod(ms + offset * MINUTE_MS, DAY_MS)
+            text = f"{date_text(day)}T{_CLOCK[rest // MINUTE_MS]}{_offset_text(offset)}"
+            if len(self._texts) >= TEXTS_MAX:
+                self._texts.clear()
+            self._texts[ms] = text
+        return text
 
 
 _CLOCK = [f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(1440)]
