@@ -45,13 +45,13 @@ def practice(staff: int) -> m.DefinePractice:
     )
 
 
-def slots(days: int) -> list[str]:
-    """Half-hour starts from eight to five of the next *days* working days, as RFC 3339 text."""
+def slots(days: int, first_day: int = 1) -> list[str]:
+    """Half-hour starts from half past eight to five of working days ahead, as RFC 3339 text."""
     zone = Zone(load(ZONE))
     first = BEGIN_MS // DAY_MS
     return [
         zone.text(zone.day_start(first + day) + minute * MINUTE_MS)
-        for day in range(1, days)
+        for day in range(first_day, days)
         if (first + day + 4) % 7 in range(1, 6)
         for minute in range(8 * 60 + 30, 17 * 60, 30)
     ]
@@ -98,12 +98,12 @@ class Crowd:
             else:
                 self._customer(cancel)
 
-    def fill(self, bookings: int) -> None:
-        """Confirm *bookings* bookings in the first free slots, without recording the inputs."""
+    def fill(self, bookings: int, first_day: int) -> None:
+        """Confirm *bookings* bookings from day *first_day* on, without recording the inputs."""
         recorded, self.inputs = self.inputs, []
         book = self.book
         staff = [member.id for member in book.practices[0].members]
-        for text in self._slots:
+        for text in slots(3_600, first_day):
             for name in staff:
                 if len(book.bookings) >= bookings:
                     self.inputs = recorded

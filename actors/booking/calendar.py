@@ -8,6 +8,7 @@ starts are free for thirty minutes" is a handful of shifts over a whole day at o
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -57,6 +58,11 @@ def minute_of(local: str) -> int:
     return int(local[:2]) * 60 + int(local[3:])
 
 
+@lru_cache(maxsize=4096)  # a practice's few ranges, over and over
+def _plain_span(opening: TimeRange) -> tuple[int, int]:
+    return minute_of(opening[0]), minute_of(opening[1])
+
+
 def weekday_of(day: int) -> int:
     """Weekday of a date, Sunday 0 to Saturday 6 (domain C2); the only place that knows."""
     return (day + 4) % 7  # 1970-01-01 was a Thursday
@@ -95,6 +101,7 @@ class Day(msgspec.Struct, frozen=True):
       number: Days since 1970-01-01.
       start_ms: Its first instant.
       minutes: Its length.
+      plain: Clocks do not change on it: minutes are those of the wall clock.
       grid: The minutes at which appointments may start, by the wall clock.
       open: The practice's opening hours.
       ranges: The same, range by range, as masks; ascending.
@@ -103,6 +110,7 @@ class Day(msgspec.Struct, frozen=True):
     number: int
     start_ms: int
     minutes: int
+    plain: bool
     grid: int
     open: int
     ranges: tuple[int, ...]
@@ -191,20 +199,22 @@ class Calendar:
     def _make(self, number: int) -> Day:
         start = self.zone.day_start(number)
         minutes = (self.zone.day_start(number + 1) - start) // MINUTE_MS
-        plain = minutes == 1440
+        plain = minutes == 1440 and self.zone.offset_min(start) == self.zone.offset_min(
+            start + DAY_MS - MINUTE_MS
+        )
         grid = self._plain_grid
         if not plain:
             wall = [self._wall_minute(start + minute * MINUTE_MS) for minute in range(minutes)]
             grid = sum(1 << at for at, shown in enumerate(wall) if shown % self._grid_min == 0)
         ranges: list[int] = []
         for opening in self._hours[weekday_of(number)]:
-            first, end = self.span(number, opening)
+            first, end = _plain_span(opening) if plain else self._changing_span(start, opening)
             if end > first:
                 ranges.append(mask(first, end - first))
         union = 0
         for part in ranges:
             union |= part
-        return Day(number, start, minutes, grid, union, tuple(ranges))
+        return Day(number, start, minutes, plain, grid, union, tuple(ranges))
 
     def _wall_minute(self, ms: int) -> int:
         return (ms + self.zone.offset_min(ms) * MINUTE_MS) % DAY_MS // MINUTE_MS
@@ -215,7 +225,12 @@ class Calendar:
         A time that the clocks skip counts as the instant of the skip; of one that they show twice
         the first is a range's begin and the last its end.
         """
-        start = self.zone.day_start(number)
+        day = self.day(number)
+        return _plain_span(opening) if day.plain else self._changing_span(day.start_ms, opening)
+
+    def _changing_span(self, start: int, opening: TimeRange) -> tuple[int, int]:
+        """The same on the day that begins at *start* and on which clocks change."""
+        number = self.zone.day_of(start)
         edges: list[int] = []
         for text, pick in ((opening[0], 0), (opening[1], -1)):
             minute = minute_of(text)
