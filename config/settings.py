@@ -116,10 +116,10 @@ class Payment(_Section, frozen=True):
     """
 
     concurrency_max: Annotated[int, Meta(ge=1, le=1_024)] = 32
-    call_timeout_s: Seconds = 10.0
-    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 4
+    call_timeout_s: Seconds = 5.0
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 3
     backoff_s: Seconds = 0.2
-    backoff_max_s: Seconds = 10.0
+    backoff_max_s: Seconds = 5.0
     claim_idle_s: Seconds = 30.0
 
 
@@ -135,9 +135,9 @@ class Notification(_Section, frozen=True):
     """
 
     concurrency_max: Annotated[int, Meta(ge=1, le=1_024)] = 32
-    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    attempts_max: Annotated[int, Meta(ge=1, le=100)] = 3
     backoff_s: Seconds = 0.2
-    backoff_max_s: Seconds = 10.0
+    backoff_max_s: Seconds = 5.0
     claim_idle_s: Seconds = 30.0
 
 
@@ -213,13 +213,6 @@ def load(
                 f"{where[1]}: {section}.backoff_s is {backoff.backoff_s}, which is more than"
                 f" {section}.backoff_max_s, {backoff.backoff_max_s}; lower one or raise the other."
             )
-    if settings.payment.claim_idle_s <= settings.payment.call_timeout_s:
-        where = found.get("payment.claim_idle_s") or found["payment.call_timeout_s"]
-        raise SettingsError(
-            f"{where[1]}: payment.claim_idle_s is {settings.payment.claim_idle_s}, but must be more than"
-            f" payment.call_timeout_s, {settings.payment.call_timeout_s}, or a call that still runs"
-            f" would be made a second time."
-        )
     return settings
 
 
