@@ -32,17 +32,22 @@ def test_ids_derive_from_the_input_and_count_both_kinds() -> None:
     ]
 
 
+def emit_another(emit: Emit[str], kind: str) -> None:
+    if kind == "tracked":
+        emit.tracked("second")
+    elif kind == "untracked":
+        emit.untracked("second")
+    else:
+        emit.again("1-0:0", "second")
+
+
 @pytest.mark.parametrize("kind", ["tracked", "untracked", "again"])
 def test_a_full_container_refuses_and_stays_as_it_was(kind: str) -> None:
     emit = begun(1)
     emit.tracked("first")
     before = list(emit.actions)
     with pytest.raises(EmitFullError, match=r"input 7-0 wants 1 more actions; 0 of 1 fit"):
-        {
-            "tracked": lambda: emit.tracked("second"),
-            "untracked": lambda: emit.untracked("second"),
-            "again": lambda: emit.again("1-0:0", "second"),
-        }[kind]()
+        emit_another(emit, kind)
     assert emit.actions == before
 
 
