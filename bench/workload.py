@@ -70,7 +70,7 @@ class Crowd:
     def __init__(
         self, seed: int, staff: int = 3, days: int = 60, named_staff: bool = False
     ) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - a workload, no secret
+        self._random = random.Random(seed)
         self.machine = BookingMachine()
         self.book: Book = self.machine.genesis()
         self.emit: Emit[m.Action] = Emit()

@@ -147,10 +147,12 @@ def _shown(name: bytes) -> str:
 
 
 def encode_outcome(outcome: OutcomeEntry) -> list[Argument]:
-    """The field list of an outcome; empty ``timers`` is left out."""
+    """The field list of an outcome; ``timers`` and ``replayed`` only where there is something."""
     fields: list[Argument] = ["status", outcome.status, "body", outcome.body]
     if outcome.timers:
         fields += ("timers", outcome.timers)
+    if outcome.replayed:
+        fields += ("replayed", "1")
     return fields
 
 
@@ -169,6 +171,7 @@ def decode_outcome(entry_id: bytes, fields: list[bytes]) -> OutcomeEntry:
             values.pop(b"status").decode(),
             values.pop(b"body"),
             values.pop(b"timers", b""),
+            values.pop(b"replayed", b"") == b"1",
         )
     except (KeyError, ValueError):
         raise ForeignDataError(

@@ -41,7 +41,8 @@ def commit_call(commit: Commit) -> ScriptCall:
         len(commit.dead_letters),
     ]
     for outcome in commit.outcomes:
-        args += (outcome.id, outcome.status, outcome.body, outcome.timers)
+        replayed = "1" if outcome.replayed else ""
+        args += (outcome.id, outcome.status, outcome.body, outcome.timers, replayed)
     _add_actions(args, commit.payments)
     _add_actions(args, commit.notifications)
     add_dead_letters(args, commit.dead_letters)

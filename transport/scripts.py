@@ -116,7 +116,7 @@ COMMIT: Final = Script(
     """
 -- KEYS: commit, outcomes, payments, notifications, deadletters.
 -- ARGV: epoch, owner, after, position, version, digest, four counts, then the entries:
--- outcomes (id, status, body, timers), payments and notifications (id, action, type, body, trace),
+-- outcomes (id, status, body, timers, replayed), payments and notifications (id, action, type, body, trace),
 -- dead letters (stream, id, why, fields).
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream'})
   or fenced(KEYS[1], ARGV[1], ARGV[2])
@@ -126,7 +126,7 @@ if held[1] ~= ARGV[3] then
   return redis.error_reply('HF_POSITION ' .. (held[1] or '0-0') .. ' ' .. (held[2] or ''))
 end
 local counts = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
-local widths = {4, 5, 5}
+local widths = {5, 5, 5}
 local at = 11
 for i = 1, 3 do
   if counts[i] > 0 and redis.call('EXISTS', KEYS[1 + i]) == 1 then
@@ -140,13 +140,20 @@ end
 local key = KEYS[2]
 local i = 11
 for _ = 1, counts[1] do
-  local timers = ARGV[i + 3]
-  if timers == '' then
+  local timers, replayed = ARGV[i + 3], ARGV[i + 4]
+  if timers == '' and replayed == '' then
     call('XADD', key, ARGV[i], 'status', ARGV[i + 1], 'body', ARGV[i + 2])
   else
-    call('XADD', key, ARGV[i], 'status', ARGV[i + 1], 'body', ARGV[i + 2], 'timers', timers)
+    local fields = {'status', ARGV[i + 1], 'body', ARGV[i + 2]}
+    if timers ~= '' then
+      fields[5], fields[6] = 'timers', timers
+    end
+    if replayed ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = 'replayed', replayed
+    end
+    call('XADD', key, ARGV[i], unpack(fields))
   end
-  i = i + 4
+  i = i + 5
 end
 for kind = 2, 3 do
   key = KEYS[1 + kind]

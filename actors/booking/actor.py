@@ -63,6 +63,8 @@ class BookingOptions(msgspec.Struct, frozen=True):
       snapshot_inputs: A snapshot after so many inputs of a book.
       snapshot_s: A snapshot after so long, if anything was decided.
       retry_s: First wait where the log is away; doubles up to ``retry_s_max``.
+      trim: After a snapshot, trim what nobody needs any more, the log's history with it. Off, so that
+        a book can be replayed from its beginning.
       grace_s: After a stop, how long to wait for a log that is away; then once more for snapshots.
       check: Check the invariants after every input.
     """
@@ -73,6 +75,7 @@ class BookingOptions(msgspec.Struct, frozen=True):
     snapshot_s: float = 300.0
     retry_s: float = 0.05
     retry_s_max: float = 2.0
+    trim: bool = False
     grace_s: float = 10.0
     check: bool = True
 
@@ -365,7 +368,8 @@ class _Host:
         """Write a snapshot and trim what it makes needless; the book does not wait for it."""
         try:
             await self._log.save_snapshot(book, snapshot, epoch, self._owner)
-            await self._log.trim(book)
+            if self._options.trim:
+                await self._log.trim(book)
         except SupersededError:
             return  # the next commit will say so
         except LogUnavailableError as error:
