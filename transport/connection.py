@@ -23,7 +23,7 @@ from anyio.abc import SocketAttribute
 from holdfast.actors.ports import ForeignDataError, LogError, LogUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import SocketStream, UNIXSocketStream
 
@@ -32,6 +32,9 @@ Reply: TypeAlias = Any
 """int, bytes, None, a list of replies, or ``hiredis.ReplyError`` as a value."""
 
 RECEIVE_BYTES = 131_072
+
+_pack = cast("Callable[[Command], bytes]", cast("Any", hiredis).pack_command)
+"""A command as the protocol wants it; hiredis does not say what it returns."""
 
 
 class ConnectionLostError(LogUnavailableError):
@@ -163,8 +166,7 @@ class Connection:
         """
         if self.closed:
             raise ConnectionLostError(f"the connection to {self._address} is closed", sent=False)
-        pack = hiredis.pack_command
-        data = b"".join([pack(cast("Any", command)) for command in commands])
+        data = b"".join([_pack(command) for command in commands])
         done = False
         try:
             with anyio.fail_after(timeout_s if timeout_s < math.inf else None):

@@ -66,7 +66,9 @@ class MemoryGroup(msgspec.Struct):
     """A consumer group: the last id it was given, and what is not yet acknowledged."""
 
     last: IdPair = _ZERO
-    pending: dict[IdPair, MemoryPending] = msgspec.field(default_factory=dict)
+    pending: dict[IdPair, MemoryPending] = msgspec.field(
+        default_factory=dict[IdPair, MemoryPending]
+    )
 
 
 class MemoryStream(Generic[EntryT]):

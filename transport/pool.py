@@ -31,7 +31,7 @@ from holdfast.transport.scripts import Script
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
 
 class ServerOptions(msgspec.Struct, frozen=True):
@@ -163,7 +163,7 @@ class Server:
         return replies
 
     @asynccontextmanager
-    async def _connection(self, pool: _Pool) -> AsyncIterator[Connection]:
+    async def _connection(self, pool: _Pool) -> AsyncGenerator[Connection]:
         """A connection to use alone; it goes back to the pool if it is still good."""
         async with pool.limiter:
             connection = pool.take()

@@ -57,13 +57,12 @@ class Groups:
         keys = {book_keys(book).stream(stream).encode(): book for book in books}
         head = ("XREADGROUP", "GROUP", stream, consumer, "COUNT", count)
         command, blocking_s = read_command(head, wait_s, tuple(keys), (">",) * len(keys))
-        for attempt in range(2):
-            reply = (await self._server.run([command], blocking_s=blocking_s, again=True))[0]
-            if not isinstance(reply, hiredis.ReplyError):
-                break
-            if attempt or not str(reply).startswith(("NOGROUP", "UNBLOCKED")):
-                raise error_of(reply, f"reading {stream}")
+        reply: Reply = (await self._server.run([command], blocking_s=blocking_s, again=True))[0]
+        if _lacks_group(reply):
             await self._make_groups(stream, books)
+            reply = (await self._server.run([command], blocking_s=blocking_s, again=True))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise error_of(reply, f"reading {stream}")
         return {keys[key]: entries for key, entries in reply or ()}
 
     async def _make_groups(self, stream: ActionStream, books: Sequence[str]) -> None:

@@ -31,24 +31,29 @@ WAIT_S_MAX = 3600.0
 _UNREAD_S = 1.0
 
 
+def by_name(flat: list[Reply]) -> dict[str, Reply]:
+    """A reply of names and values in turn, as XINFO gives it."""
+    return {str(flat[i], "ascii"): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
 def stream_facts(reply: Reply, groups: Reply = None, group: str = "") -> StreamFacts:
     """The facts from XINFO STREAM and, for a group's progress, XINFO GROUPS."""
     if isinstance(reply, hiredis.ReplyError):
         return StreamFacts()
-    info = {bytes(reply[i]): reply[i + 1] for i in range(0, len(reply), 2)}
+    info = by_name(reply)
     pending = lag = 0
-    for flat in [] if groups is None or isinstance(groups, hiredis.ReplyError) else groups:
-        of_group = {bytes(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
-        if of_group[b"name"] == group.encode():
-            pending = int(of_group[b"pending"])
+    listed: list[Reply] = [] if isinstance(groups, hiredis.ReplyError) else groups or []
+    for of_group in map(by_name, listed):
+        if of_group["name"] == group.encode():
+            pending = int(of_group["pending"])
             # The server does not know a lag after entries were deleted one by one.
-            lag = int(of_group[b"lag"]) if of_group[b"lag"] is not None else -1
-    first = info[b"first-entry"]
+            lag = -1 if of_group["lag"] is None else int(of_group["lag"])
+    first = info["first-entry"]
     return StreamFacts(
-        length=int(info[b"length"]),
-        last_id=info[b"last-generated-id"].decode("ascii"),
+        length=int(info["length"]),
+        last_id=info["last-generated-id"].decode("ascii"),
         first_id="" if first is None else first[0].decode("ascii"),
-        added=int(info[b"entries-added"]),
+        added=int(info["entries-added"]),
         pending=pending,
         lag=lag,
     )
@@ -141,8 +146,7 @@ class Follower:
                 if "no such key" not in str(reply):
                     raise error_of(reply, f"reading {self._stream} of {book}")
             else:
-                index = reply.index(b"max-deleted-entry-id")
-                deleted = reply[index + 1].decode("ascii")
+                deleted = by_name(reply)["max-deleted-entry-id"].decode("ascii")
             why = gap(position, stream_facts(reply), deleted)
             if why:
                 self._cursors.pop(book, None)

@@ -45,7 +45,7 @@ from holdfast.transport.server import parse_info
 from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from holdfast.actors.ports import (
         ActionEntry,
@@ -73,7 +73,7 @@ async def open_redis_log(
     *,
     rng: random.Random | None = None,
     options: ServerOptions | None = None,
-) -> AsyncIterator[RedisLog]:
+) -> AsyncGenerator[RedisLog]:
     """The log on the server at *url*, for the length of a block.
 
     Args:
@@ -92,6 +92,12 @@ async def open_redis_log(
         yield log
     finally:
         await log.aclose()
+
+
+class LogStatistics(msgspec.Struct, frozen=True):
+    """How the connections of a log fare: how many were lost since it was opened."""
+
+    connections_lost: int
 
 
 class RedisLog:
@@ -414,9 +420,13 @@ class RedisLog:
         if finished or dead_letters:
             await self._groups.finish(stream, book, finished, dead_letters)
 
+    def statistics(self) -> LogStatistics:
+        """How the connections fare."""
+        return LogStatistics(connections_lost=self._server.losses)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._server.aclose()
 
 
-__all__ = ["RedisLog", "open_redis_log"]
+__all__ = ["LogStatistics", "RedisLog", "open_redis_log"]

@@ -32,6 +32,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+from urllib.parse import quote
 
 import anyio
 import hiredis
@@ -41,7 +42,7 @@ from holdfast.actors.ports import LogError, LogUnavailableError
 from holdfast.transport.connection import connect, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
 Durability = Literal["relaxed", "durable"]
 
@@ -125,10 +126,10 @@ def _examine(path: Path) -> ServerBinary | None:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r"^(\w+) server v=(\d+(?:\.\d+)*)", shown, re.IGNORECASE | re.MULTILINE)
+    match = re.search(r"^(?:(\w+) )?server v=(\d+(?:\.\d+)*)", shown, re.IGNORECASE | re.MULTILINE)
     if match is None:
         return None
-    name = "redis" if match[1].lower() == "redis" else "valkey"
+    name = "redis" if (match[1] or path.name).lower().startswith("redis") else "valkey"
     version = tuple(int(part) for part in match[2].split("."))
     return ServerBinary(path, name, version) if version >= _LEAST_VERSION[name] else None
 
@@ -186,7 +187,12 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where it listens: ``unix:///…``."""
-        return f"unix://{self._socket}"
+        return f"unix://{quote(str(self._socket))}"
+
+    @property
+    def socket(self) -> Path:
+        """The path of its unix socket."""
+        return self._socket
 
     @property
     def pid(self) -> int | None:
@@ -214,12 +220,13 @@ class EmbeddedServer:
         self._place_socket()
         assert self._lock is not None
         parent = os.getpid()
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        on_linux = sys.platform == "linux"
+        libc = ctypes.CDLL(None)
 
         def die_with_parent() -> None:
-            if libc is not None:
+            if on_linux:
                 libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != parent:
+                if os.getppid() != parent:  # We died before the call above.
                     os._exit(1)
 
         try:
@@ -363,15 +370,17 @@ class EmbeddedServer:
         self._release()
 
     def _release(self) -> None:
+        """Clear away what we put there, and unlock the folder, if it is ours."""
+        if self._lock is None:
+            return
         for name in ("server.json", "server.pid"):
             (self._folder / name).unlink(missing_ok=True)
         self._socket.unlink(missing_ok=True)
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
             self._socket_folder = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.close()
+        self._lock = None
 
 
 def parse_info(reply: Any) -> dict[str, str]:  # noqa: ANN401 - a reply is what the server sent
@@ -389,7 +398,7 @@ def parse_info(reply: Any) -> dict[str, str]:  # noqa: ANN401 - a reply is what 
 @contextlib.asynccontextmanager
 async def embedded_server(
     config: ServerConfig, progress: Callable[[float], None] | None = None
-) -> AsyncIterator[EmbeddedServer]:
+) -> AsyncGenerator[EmbeddedServer]:
     """A ready server for the length of a block. Enter it from the main thread."""
     server = EmbeddedServer(config)
     server.start()

@@ -102,7 +102,7 @@ async def world(
         memory = MemoryLog(TrioClock())
         yield memory, MemoryVandal(memory)
         return
-    with redis.Redis.from_url(server.url) as client:
+    with redis.Redis(unix_socket_path=str(server.socket)) as client:
         async with open_redis_log(server.url, rng=random.Random(1)) as log:
             yield log, RedisVandal(client)
 
