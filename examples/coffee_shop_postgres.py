@@ -212,12 +212,15 @@ async def story(conninfo: str) -> None:
     """Sell, redeem, crash after the commit and before the partner was asked, restore."""
     machine, partner = audited(PostgresCoffeeShop()), Partner()
     emit: Emit[ShopAction] = Emit(4)
-    messages = (Buy("ann", "cold brew"), Buy("ann", "tea"), Buy("ann", "cold brew"))
+    messages: list[Buy | Redeem] = [
+        Buy("ann", drink) for drink in ("cold brew", "tea", "cold brew")
+    ]
+    messages.append(Redeem("ann", "mug"))
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         begin = transactions(connection)
         async with begin() as state:
             await machine.genesis(state)
-        for ms, message in enumerate((*messages, Redeem("ann", "mug")), start=1001):
+        for ms, message in enumerate(messages, start=1001):
             entry: ShopInput = Normal(f"{ms}-0", ms, message)
             try:
                 outcome = await decide_in_transaction(machine, begin, entry, emit)
