@@ -9,6 +9,9 @@ What an answer means is decided here, and carefully, for money hangs on it:
   a proxy's page, a body that is no JSON of ours) is
   :class:`~holdfast.actors.ports.ProviderUnavailableError`: what was asked may have happened. In
   particular a 404 counts as ``none`` only if the provider itself says so.
+
+Connections are ours to hand out, one transport for each: the pool of httpcore looks at every
+connection for every request, which at 32 of them took four fifths of the time.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 from urllib.parse import quote
 
+import anyio
 import httpx
 import msgspec
 
@@ -37,6 +41,7 @@ class _Payment(msgspec.Struct, frozen=True, gc=False):
     id: str
     reference: str
     status: str
+    amount_cents: int = 0
     reason: str = ""
 
 
@@ -60,6 +65,21 @@ _refused_decoder = msgspec.json.Decoder(_Refused)
 _page_decoder = msgspec.json.Decoder(_Page)
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, left open when a connection breaks."""
+
+    def __init__(self, content: bytes) -> None:
+        self._rest = [content] if content else []
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
+
+
 class HttpProvider:
     """A client of the provider; use it from one event loop, under trio or asyncio.
 
@@ -71,15 +91,13 @@ class HttpProvider:
 
     def __init__(self, base_url: str, timeout_s: float = 5.0, connections_max: int = 32) -> None:
         self._base_url = base_url.rstrip("/")
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout_s),
-            limits=httpx.Limits(
-                max_connections=connections_max,
-                max_keepalive_connections=connections_max,
-                keepalive_expiry=_IDLE_S,
-            ),
-            trust_env=False,  # calls about money go where they are told, through no proxy
-        )
+        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._timeout_s = timeout_s
+        self._extensions = {"timeout": httpx.Timeout(timeout_s).as_dict()}
+        self._turns = anyio.Semaphore(connections_max, max_value=connections_max)
+        # The last one used comes first, so that those not needed go idle and close.
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._transports: list[httpx.AsyncHTTPTransport] = []
 
     async def preauthorize(
         self, payment: str, amount_cents: int, currency: str, customer: str, key: str
@@ -130,7 +148,8 @@ class HttpProvider:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for transport in self._transports:
+            await transport.aclose()
 
     async def _ask(
         self, method: Method, path: str, key: str = "", body: dict[str, object] | None = None
@@ -148,18 +167,49 @@ class HttpProvider:
     async def _send(
         self, method: Method, path: str, key: str = "", body: dict[str, object] | None = None
     ) -> httpx.Response:
-        headers = {"idempotency-key": quote(key, safe=":@/")} if key else {}
-        content = None
-        if body is not None:
+        headers = {"accept": "application/json"}
+        if key:
+            headers["idempotency-key"] = quote(key, safe=":@/")
+        content = b"" if body is None else msgspec.json.encode(body)
+        if content:
             headers["content-type"] = "application/json"
-            content = msgspec.json.encode(body)
+        if method == "POST":
+            headers["content-length"] = str(len(content))
+        request = httpx.Request(
+            method,
+            self._base_url + path,
+            headers=headers,
+            stream=_Body(content),
+            extensions=self._extensions,
+        )
         try:
-            return await self._client.request(
-                method, self._base_url + path, content=content, headers=headers
-            )
+            with anyio.fail_after(self._timeout_s):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise ProviderUnavailableError("every connection is busy") from error
+        transport = self._idle.pop() if self._idle else self._transport()
+        try:
+            response = await transport.handle_async_request(request)
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
         except httpx.HTTPError as error:
             # The class says what happened; its text may carry addresses and adds nothing.
             raise ProviderUnavailableError(type(error).__name__) from error
+        finally:
+            self._idle.append(transport)
+            self._turns.release()
+        return response
+
+    def _transport(self) -> httpx.AsyncHTTPTransport:
+        """One more connection, opened at its first call. It goes through no proxy."""
+        limits = httpx.Limits(
+            max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S
+        )
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
+        self._transports.append(transport)
+        return transport
 
 
 def _path(payment: str, call: str = "") -> str:
@@ -180,7 +230,7 @@ def _decode(response: httpx.Response, decoder: msgspec.json.Decoder[_AnswerT]) -
 
 
 def _answer(payment: _Payment) -> ProviderAnswer:
-    return ProviderAnswer(payment.status, payment.id, payment.reason)
+    return ProviderAnswer(payment.status, payment.id, payment.reason, payment.amount_cents)
 
 
 def _refusal(refused: _Refused) -> ProviderAnswer:
