@@ -79,11 +79,14 @@ def _reachable(binaries: Path, user: pwd.struct_passwd | None, folder: Path) -> 
     try:
         _run([str(binaries / "postgres"), "--version"], user, folder)
     except PermissionError:
-        copy = folder / "postgresql"
-        shutil.copytree(binaries.parent, copy, ignore=shutil.ignore_patterns("include"))
+        package, copy = binaries.parents[1], folder / "copy"
+        shutil.copytree(binaries.parent, copy / package.name / binaries.parent.name)
+        libraries = package.with_name(package.name + ".libs")  # found relative to the binaries
+        if libraries.is_dir():
+            shutil.copytree(libraries, copy / libraries.name)
         for path in (copy, *copy.rglob("*")):
             path.chmod(0o755)
-        return copy / "bin"
+        return copy / package.name / binaries.parent.name / binaries.name
     return binaries
 
 
