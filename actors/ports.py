@@ -300,7 +300,7 @@ class Log(Protocol):
         that both groups exist; return the record as it is now. One atomic step.
 
         The input's type is ``taken_over``, its ``by`` ``service:booking``, its body
-        ``{"epoch":…,"owner":…}``.
+        ``{"epoch":…,"owner":…,"position":…}``, the position being the record's.
 
         Raises:
           ForeignDataError: A key of the book has the wrong type.
@@ -406,11 +406,13 @@ class ProviderAnswer(msgspec.Struct, frozen=True, gc=False):
         (never heard of it).
       reference: The provider's own id of the payment, or "".
       reason: For ``declined``: the provider's reason code.
+      amount_cents: Of the preauthorization; 0 where the provider does not tell.
     """
 
     status: str
     reference: str = ""
     reason: str = ""
+    amount_cents: int = 0
 
 
 class Provider(Protocol):

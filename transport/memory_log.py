@@ -316,7 +316,8 @@ class MemoryLog:
         _refuse_foreign(book, held, *_ALL_STREAMS)
         epoch = held.record.epoch + 1
         pair = held.inputs.next_id(self._clock.now_ms())
-        body = msgspec.json.encode({"epoch": epoch, "owner": owner})
+        position = held.record.position
+        body = msgspec.json.encode({"epoch": epoch, "owner": owner, "position": position})
         entry = InputEntry(format_id(*pair), "taken_over", body, by="service:booking")
         held.inputs.add(pair, entry)
         for name in _ACTION_STREAMS:

@@ -91,7 +91,11 @@ if not string.match(epoch, '^%d+$') or #epoch > 15 then
   return foreign(KEYS[1], 'has no number as its epoch')
 end
 epoch = string.format('%.0f', tonumber(epoch) + 1)
-local body = '{"epoch":' .. epoch .. ',"owner":' .. ARGV[2] .. '}'
+local position = call('HGET', KEYS[1], 'position') or '0-0'
+if not string.match(position, '^%d+%-%d+$') then
+  return foreign(KEYS[1], 'has no entry id as its position')
+end
+local body = '{"epoch":' .. epoch .. ',"owner":' .. ARGV[2] .. ',"position":"' .. position .. '"}'
 local added = redis.pcall(
   'XADD', KEYS[2], '*', 'type', 'taken_over', 'body', body, 'by', 'service:booking')
 if type(added) == 'table' then

@@ -11,8 +11,8 @@ We start the binary ourselves and answer for it:
 - A server that someone else runs is never adopted: the socket lies in our folder, the port is
   chosen anew, and what answers there must have our child's process id.
 
-Killing the server loses nothing that it acknowledged: it writes to the file before it answers, and
-with ``durable`` the disk has it too.
+Killing a ``durable`` server loses nothing that it acknowledged. A ``relaxed`` one holds writes back
+while its once-a-second sync is under way, so killing it may lose the last second or two.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     Attributes:
       folder: The data folder; made if it is not there.
       durability: ``durable``: an acknowledged write is on disk (``appendfsync always``).
-        ``relaxed``: it is on disk within about a second; a power cut may lose that second.
+        ``relaxed``: it is on disk within two seconds (``everysec``); a power cut, or killing the
+        server, may lose them.
       port: A TCP port on 127.0.0.1 to listen on besides the socket; 0 for none.
       maxmemory_mb: Memory limit; at the limit writes are refused, nothing is evicted. 0: none.
     """

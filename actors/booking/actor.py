@@ -14,7 +14,7 @@ whatever arrived while the last one was being committed; there are no timers tha
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack, cast
 
 import msgspec
 import structlog
@@ -292,10 +292,8 @@ class _Host:
                     decided.dead_letters,
                 )
             )
-            if decided.restore_after:
-                batch.restores.append(
-                    (book, TakenOver(owned.epoch, self._owner, decided.restore_after))
-                )
+            if decided.restore_more is not None:
+                batch.restores.append((book, decided.restore_more))
             owned.since_snapshot += len(entries)
             if self._wants_snapshot(owned):
                 owned.since_snapshot, owned.snapshot_ms = 0, self._clock.now_ms()
@@ -433,7 +431,8 @@ def _order(entry_id: str) -> tuple[int, int]:
     return int(ms), int(sequence)
 
 
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_leaf(error: BaseException) -> BaseException:
     """The first single exception in a group: whatever came after it is a consequence."""
-    first = group.exceptions[0]
-    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

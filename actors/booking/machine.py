@@ -27,7 +27,7 @@ from holdfast.actors.booking.messages import (
     TakenOver,
     Tick,
 )
-from holdfast.machine import Completed, action_order
+from holdfast.machine import ACTIONS_MAX, Completed, action_order
 
 if TYPE_CHECKING:
     from holdfast.machine import Emit, Normal
@@ -80,17 +80,26 @@ class BookingMachine:
         assert isinstance(message, Tick)
         return Outcome(NOTHING, timers) if timers else NO_OUTCOME
 
-    def restore(self, state: Book, emit: Emit[Action], after: str = "") -> bool:
+    def restore(self, state: Book, emit: Emit[Action], after: str = "", until: str = "") -> bool:
         """Ask what became of every payment call that is under way.
 
         Never the call itself: it may have happened. Where it has not, the answer is ``none``, and
         the machine makes it again.
+
+        Args:
+          state: The book.
+          emit: Where the questions go.
+          after: Only calls with greater action ids.
+          until: Only calls of inputs up to this one; "" for all.
         """
-        fresh = {action.id for action in emit.actions}  # emitted by this very input: no need to ask
         begin = action_order(after) if after else (0, 0, -1)
+        end = action_order(f"{until}:{ACTIONS_MAX}") if until else None
         for action_id, booking in state.in_flight.items():
-            if action_id in fresh or action_order(action_id) <= begin:
+            order = action_order(action_id)
+            if order <= begin:
                 continue
+            if end is not None and order > end:
+                break  # they are in the order of emission
             if not emit.room:
                 return False
             emit.again(action_id, CheckStatus(booking.payment.id))
@@ -110,7 +119,7 @@ class BookingMachine:
 
     def _taken_over(self, book: Book, message: TakenOver, emit: Emit[Action]) -> Accepted:
         before = len(emit.actions)
-        complete = self.restore(book, emit, message.after)
+        complete = self.restore(book, emit, message.after, message.position)
         more_after = "" if complete else emit.actions[-1].id
         restored = len(emit.actions) - before
         return Accepted((BookTakenOver(message.epoch, restored, more_after),))

@@ -233,12 +233,15 @@ class TakenOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     """A booking actor took the book over. Its actions are a page of what restore says.
 
     Attributes:
+      position: How far the owners before had decided. What is asked about is what they left under
+        way; what was decided since is the new owner's own.
       after: The page begins after this action id.
     """
 
     epoch: int
     owner: str
-    after: str = ""
+    position: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}$")]
+    after: Annotated[str, Meta(pattern=r"^([0-9]{1,20}-[0-9]{1,20}:[0-9]{1,4})?$")] = ""
 
 
 class PaymentResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -16,9 +16,9 @@ import msgspec
 from holdfast.actors.booking import wire
 from holdfast.actors.booking.invariants import check_touched
 from holdfast.actors.booking.machine import BookingMachine
-from holdfast.actors.booking.messages import Accepted, BookTakenOver, Notify, Refused
+from holdfast.actors.booking.messages import Accepted, BookTakenOver, Notify, Refused, TakenOver
 from holdfast.actors.ports import GENESIS, ActionEntry, DeadLetter, OutcomeEntry, Snapshot
-from holdfast.machine import ACTIONS_MAX, Emit
+from holdfast.machine import ACTIONS_MAX, Emit, Normal
 from holdfast.machine.digest import Chain
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ class Decided(msgspec.Struct, gc=False):
     """What a batch of inputs became, ready to be committed.
 
     Attributes:
-      restore_after: Where it is not "": a takeover's restore has another page, after this action id.
+      restore_more: Where it is not None: the input to append for the next page of a restore.
     """
 
     outcomes: list[OutcomeEntry]
     payments: list[ActionEntry]
     notifications: list[ActionEntry]
     dead_letters: list[DeadLetter]
-    restore_after: str = ""
+    restore_more: TakenOver | None = None
 
 
 class BookRunner:
@@ -136,10 +136,13 @@ class BookRunner:
             parts.append(wire.encode_touched(self.state.touched))
         self._chain.feed(*parts)
         self.position = entry.id
-        if entry.type == "taken_over" and type(result) is Accepted:
-            taken = result.events[0]
-            assert isinstance(taken, BookTakenOver)
-            decided.restore_after = taken.more_after
+        if isinstance(message, Normal) and isinstance(message.message, TakenOver):
+            assert isinstance(result, Accepted)
+            (event,) = result.events
+            assert isinstance(event, BookTakenOver)
+            if event.more_after:
+                page = msgspec.structs.replace(message.message, after=event.more_after)
+                decided.restore_more = page
 
     def _place_actions(self, entry: InputEntry, decided: Decided) -> list[bytes]:
         """Give the actions of one input their places in the streams; return their encodings."""

@@ -220,10 +220,12 @@ def test_it_works_under_asyncio(server: EmbeddedServer, book: str) -> None:
             with anyio.move_on_after(0.02) as scope:
                 await log.read_outcomes({book: "0-0"}, 10, 60)
             assert scope.cancelled_caught
+            found = await log.read_inputs({book: ids[0]}, 10, 0)
+            end = found[book][-1].id
+            assert [entry.type for entry in found[book]] == ["taken_over"]
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(log.append, book, [NewInput("tick", b"{}")])
-                found = await log.read_inputs({book: ids[0]}, 10, 60)
-            assert found[book][0].type == "taken_over"
+                assert book in await log.read_inputs({book: end}, 10, 60)
             assert log.statistics().connections_lost == 0
             await log.read_snapshot(book)
 

@@ -284,8 +284,8 @@ async def test_taking_over_raises_the_epoch_and_is_an_input(log: Log, book: str)
     entries = await all_inputs(log, book)
     assert [(entry.type, entry.by) for entry in entries] == [("taken_over", "service:booking")] * 2
     assert [msgspec.json.decode(entry.body) for entry in entries] == [
-        {"epoch": 1, "owner": "a"},
-        {"epoch": 2, "owner": "b"},
+        {"epoch": 1, "owner": "a", "position": "0-0"},
+        {"epoch": 2, "owner": "b", "position": "0-0"},
     ]
 
 

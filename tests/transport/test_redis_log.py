@@ -51,7 +51,7 @@ def client(server: EmbeddedServer) -> Iterator[Any]:
 @pytest.fixture
 async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     """A server that this test alone uses, and may kill."""
-    server = EmbeddedServer(ServerConfig(tmp_path / "data", durability="relaxed"))
+    server = EmbeddedServer(ServerConfig(tmp_path / "data"))
     server.start()
     await server.wait_ready()
     yield server

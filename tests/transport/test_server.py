@@ -140,6 +140,7 @@ async def test_nothing_is_left_running_when_we_are_killed(own_server: EmbeddedSe
             pid = int(parent.stdout.readline())
             assert lives(pid)
             url = running_url(folder)
+            assert url is not None
             assert url == own_server.url
             async with open_redis_log(url) as log:
                 ids = await log.append("demo", [keys_input(1)])
@@ -176,6 +177,7 @@ async def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     async with embedded_server(ServerConfig(folder)) as server:
         assert len(os.fsencode(server.socket)) <= server_module.SOCKET_PATH_MAX
         url = running_url(folder)
+        assert url is not None
         assert url == server.url
         async with open_redis_log(url) as log:
             await log.append("demo", [keys_input(1)])

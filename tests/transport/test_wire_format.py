@@ -112,7 +112,11 @@ async def test_what_we_append_and_take_over_looks_the_same(
         entry_id,
         {"type": "cancel", "body": "{}", "key": "k", "by": "staff:S1", "trace": "00-t"},
     )
-    assert json.loads(second[1].pop("body")) == {"epoch": 1, "owner": 'a "quoted" owner'}
+    assert json.loads(second[1].pop("body")) == {
+        "epoch": 1,
+        "owner": 'a "quoted" owner',
+        "position": "0-0",
+    }
     assert second[1] == {"type": "taken_over", "by": "service:booking"}
     assert [group["name"] for group in client.xinfo_groups(prefix + "payments")] == ["payments"]
     assert [group["name"] for group in client.xinfo_groups(prefix + "notifications")] == [

@@ -1,0 +1,471 @@
+"""The booking actor: takes over, decides, commits, ticks, leaves; and dies at every point of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from holdfast.actors.booking import messages as m
+from holdfast.actors.booking import wire
+from holdfast.actors.booking.actor import BookingOptions, DivergedError, run_booking
+from holdfast.actors.booking.invariants import full_scan
+from holdfast.actors.booking.runner import BookRunner, VersionError
+from holdfast.actors.ports import (
+    GENESIS,
+    CommitUnknownError,
+    LogUnavailableError,
+    NewInput,
+    SupersededError,
+)
+from holdfast.transport.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio.testing import MockClock
+
+    from holdfast.actors.ports import ActionEntry, Log, OutcomeEntry
+
+BEGIN_MS = 1_764_547_200_000  # 2025-12-01, a Monday, 01:00 in Berlin
+BOOK = "demo"
+
+PRACTICE = m.DefinePractice(
+    name="Practice",
+    zone="Europe/Berlin",
+    currency="EUR",
+    services=[m.Service("checkup", "Checkup", 30, 7_500)],
+    staff=[m.Staff("s1", "First")],
+    hours={"1": [("09:00", "12:00")], "2": [("09:00", "12:00")]},
+)
+
+
+class VirtualClock:
+    """Trio's time, which tests let jump, as milliseconds since the epoch."""
+
+    def __init__(self) -> None:
+        self._origin_s = trio.current_time()
+
+    def now_ms(self) -> int:
+        return BEGIN_MS + round((trio.current_time() - self._origin_s) * 1000)
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class FailingLog:
+    """Makes one call of a log fail: the *at*-th of all calls.
+
+    Args:
+      log: The real one.
+      at: Which call, from 1; 0 for none.
+      error: What is raised.
+      after: Whether the call has had its effect by then.
+      only: Only a call of this method fails; "" for any.
+      never: A call of this method does not fail.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        at: int,
+        error: BaseException,
+        after: bool,
+        only: str = "",
+        never: str = "",
+    ) -> None:
+        self._log = log
+        self._at = at
+        self._error = error
+        self._after = after
+        self._only = only
+        self._never = never
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the port
+        real = getattr(self._log, name)
+
+        async def call(*args: object, **kwargs: object) -> object:
+            self.calls += 1
+            fails = self.calls == self._at and name != self._never and self._only in ("", name)
+            if fails and not self._after:
+                raise self._error
+            result = await real(*args, **kwargs)
+            if fails:
+                raise self._error
+            return result
+
+        return call
+
+
+def new(command: m.Command, key: str, by: str = "service:web") -> NewInput:
+    """A command as an input."""
+    return NewInput(wire.TYPES[type(command)], wire.encode_message(command), key=key, by=by)
+
+
+def result_of(action: ActionEntry, status: str) -> NewInput:
+    """The result of a payment action, as the payment actor posts it."""
+    payment = msgspec.json.decode(action.body)["payment"]
+    body = m.PaymentResult(action.action, payment, status)  # type: ignore[arg-type]
+    return NewInput("payment_result", wire.encode_message(body), by="service:payment")
+
+
+async def booking_actor(log: Log, clock: VirtualClock, stop: trio.Event, owner: str = "a") -> None:
+    """Run the booking actor."""
+    await run_booking(log, clock, owner=owner, options=BookingOptions(), stop=stop)
+
+
+async def wait_decided(log: Log, book: str, entry_id: str) -> OutcomeEntry:
+    """The outcome of an input, once it is there."""
+    at = GENESIS
+    while True:
+        for outcome in (await log.read_outcomes({book: at}, 1_000, 60.0)).get(book, []):
+            at = outcome.id
+            if at == entry_id:
+                return outcome
+
+
+async def every(
+    read: Callable[[dict[str, str], int, float], Awaitable[dict[str, list[Any]]]], book: str
+) -> list[Any]:
+    """All entries of one of the log's streams."""
+    return [entry async for entry in _each(read, book)]
+
+
+async def _each(
+    read: Callable[[dict[str, str], int, float], Awaitable[dict[str, list[Any]]]], book: str
+) -> AsyncIterator[Any]:
+    at = GENESIS
+    while found := (await read({book: at}, 500, 0.0)).get(book):
+        for entry in found:
+            yield entry
+        at = found[-1].id
+
+
+async def assert_sound(log: MemoryLog, book: str) -> BookRunner:
+    """One outcome for each input, the same that a replay gives; each action once; no rule broken."""
+    inputs = await every(log.read_inputs, book)
+    outcomes = await every(log.read_outcomes, book)
+    record = await log.read_record(book)
+    decided = [entry for entry in inputs if _order(entry.id) <= _order(record.position)]
+    runner = BookRunner(book)
+    replayed = runner.decide(decided)
+    assert outcomes == replayed.outcomes
+    assert runner.digest == record.digest
+    assert full_scan(runner.state) == []
+    held = log.book(book)
+    actions = held.payments.entries + held.notifications.entries
+    assert sorted(actions, key=lambda a: _order(a.id)) == sorted(
+        replayed.payments + replayed.notifications, key=lambda a: _order(a.id)
+    )
+    assert max(Counter(action.id for action in actions).values(), default=1) == 1
+    return runner
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, sequence = entry_id.partition("-")
+    return int(ms), int(sequence)
+
+
+# --- a life without troubles ------------------------------------------------------------------
+
+MONDAY_TEN = "2025-12-01T10:00"
+
+
+async def test_every_input_gets_one_outcome_under_its_own_id(autojump_clock: MockClock) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        first, second, third = await log.append(
+            BOOK,
+            [
+                new(PRACTICE, "p"),
+                new(m.RequestSlot("checkup", MONDAY_TEN), "k1", "customer:K1"),
+                new(m.RequestSlot("checkup", MONDAY_TEN), "k2", "customer:K2"),
+            ],
+        )
+        statuses = [(await wait_decided(log, BOOK, id_)).status for id_ in (first, second, third)]
+        assert statuses == ["accepted", "accepted", "refused"]
+        stop.set()
+    await assert_sound(log, BOOK)
+
+
+async def test_a_hold_expires_by_a_tick_of_the_actors_own(autojump_clock: MockClock) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        ids = await log.append(
+            BOOK,
+            [
+                new(PRACTICE, "p"),
+                new(m.RequestSlot("checkup", MONDAY_TEN), "k1", "customer:K1"),
+            ],
+        )
+        await wait_decided(log, BOOK, ids[1])
+        taken_over = await log.read_inputs({BOOK: ids[1]}, 10, 1.0)
+        assert [entry.type for entry in taken_over[BOOK]] == ["taken_over"]
+        (tick,) = (await log.read_inputs({BOOK: taken_over[BOOK][0].id}, 10, 3_600.0))[BOOK]
+        assert tick.type == "tick"
+        assert tick.ms - int(ids[1].split("-")[0]) == 600_000
+        outcome = await wait_decided(log, BOOK, tick.id)
+        assert b"hold_expired" in outcome.timers
+        stop.set()
+    await assert_sound(log, BOOK)
+
+
+async def test_a_new_book_is_owned_while_the_actor_waits_for_others(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        for book in ("one", "two", "three"):
+            begun = trio.current_time()
+            (mine,) = await log.append(book, [new(PRACTICE, "p")])
+            await wait_decided(log, book, mine)
+            assert trio.current_time() - begun < 0.1
+        stop.set()
+    for book in ("one", "two", "three"):
+        await assert_sound(log, book)
+
+
+async def test_a_clean_stop_leaves_a_snapshot_from_which_the_next_owner_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    for owner in ("a", "b", "c"):
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(booking_actor, log, clock, stop, owner)
+            request = m.RequestSlot("checkup", MONDAY_TEN)
+            ids = await log.append(BOOK, [new(PRACTICE, "p"), new(request, "k", "customer:K")])
+            await wait_decided(log, BOOK, ids[-1])
+            stop.set()
+        snapshot = await log.read_snapshot(BOOK)
+        assert snapshot is not None
+        assert snapshot.position == (await log.read_record(BOOK)).position
+    runner = await assert_sound(log, BOOK)
+    assert len(runner.state.bookings) == 1
+
+
+# --- two of them ------------------------------------------------------------------------------
+
+
+async def test_an_actor_whose_book_was_taken_over_steps_down(autojump_clock: MockClock) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    ended = trio.Event()
+
+    async def first() -> None:
+        with pytest.raises(SupersededError):
+            await booking_actor(log, clock, trio.Event(), "first")
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        (mine,) = await log.append(BOOK, [new(PRACTICE, "p")])
+        await wait_decided(log, BOOK, mine)
+        nursery.start_soon(booking_actor, log, clock, stop, "second")
+        request = new(m.RequestSlot("checkup", MONDAY_TEN), "k", "customer:K")
+        (mine,) = await log.append(BOOK, [request])
+        await wait_decided(log, BOOK, mine)
+        await ended.wait()
+        stop.set()
+    await assert_sound(log, BOOK)
+
+
+# --- dying at every point ---------------------------------------------------------------------
+
+
+async def _play(
+    log: MemoryLog, faulty: MemoryLog | FailingLog, clock: VirtualClock, stop: trio.Event
+) -> None:
+    """Bookings with results, on an actor that sees *faulty* while the crowd sees *log*."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, cast("Log", faulty), clock, stop, "owner")
+        nursery.start_soon(_pay, log, stop)
+        await _crowd(log)
+        stop.set()
+
+
+async def _crowd(log: MemoryLog) -> None:
+    """Push commands and wait for each outcome; harmless to do again."""
+    (mine,) = await log.append(BOOK, [new(PRACTICE, "p")])
+    await wait_decided(log, BOOK, mine)
+    for number in range(3):
+        by = f"customer:K{number}"
+        request = new(m.RequestAuto("checkup", days=[1]), f"k{number}", by)
+        (mine,) = await log.append(BOOK, [request])
+        await wait_decided(log, BOOK, mine)
+    await trio.sleep(1)
+
+
+async def _pay(log: MemoryLog, stop: trio.Event) -> None:
+    """Answer each payment action, as a payment actor would."""
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            while True:
+                found = await log.read_actions("payments", [BOOK], "p1", 10, 60.0)
+                for book, action in found:
+                    result = result_of(action, "authorized")
+                    await log.finish_actions("payments", book, [(action.id, result)])
+
+        nursery.start_soon(answer)
+        await stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _calls_of_a_quiet_run() -> int:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    counting = FailingLog(log, 0, Crash(), after=False)
+    await _play(log, counting, clock, trio.Event())
+    return counting.calls
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_crash_at_any_call_of_the_log_loses_nothing(
+    autojump_clock: MockClock, after: bool
+) -> None:
+    """The actor dies at its n-th call, before or after the effect; the next one finishes the work."""
+    calls = await _calls_of_a_quiet_run()
+    assert calls > 15
+    for at in range(1, calls + 1):
+        clock = VirtualClock()
+        log = MemoryLog(clock)
+        with trio.move_on_after(30):
+            try:
+                await _play(log, FailingLog(log, at, Crash(), after), clock, trio.Event())
+            except* Crash:
+                pass
+        await _play(log, log, clock, trio.Event())
+        runner = await assert_sound(log, BOOK)
+        assert [b.status for b in runner.state.bookings.values()] == ["confirmed"] * 3
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("error", [LogUnavailableError("away"), CommitUnknownError("cut")])
+async def test_an_actor_outlives_a_log_that_fails_at_any_call(
+    autojump_clock: MockClock, after: bool, error: Exception
+) -> None:
+    """The same actor goes on after any one call failed, whether or not it had its effect."""
+    calls = await _calls_of_a_quiet_run()
+    for at in range(1, calls + 1):
+        clock = VirtualClock()
+        log = MemoryLog(clock)
+        # A commit that is written says so, or says that it is unknown; nothing else is unknown.
+        only, never = ("commit", "") if isinstance(error, CommitUnknownError) else ("", "commit")
+        faulty = FailingLog(log, at, error, after, only, never if after else "")
+        await _play(log, faulty, clock, trio.Event())
+        runner = await assert_sound(log, BOOK)
+        assert [b.status for b in runner.state.bookings.values()] == ["confirmed"] * 3
+
+
+# --- refusing to start ------------------------------------------------------------------------
+
+
+async def _left_book(clock: VirtualClock) -> MemoryLog:
+    log = MemoryLog(clock)
+    await _play(log, log, clock, trio.Event())
+    return log
+
+
+async def test_an_altered_log_is_noticed_before_anything_is_decided(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = await _left_book(clock)
+    held = log.book(BOOK)
+    held.snapshots.clear()
+    inputs = held.inputs.entries
+    at = next(n for n, entry in enumerate(inputs) if entry.type == "request_auto")
+    inputs[at] = msgspec.structs.replace(inputs[at], by="customer:SOMEBODY")
+    before = len(held.outcomes.entries)
+    with pytest.raises(DivergedError, match="holdfast check demo"):
+        await booking_actor(log, clock, trio.Event())
+    assert len(held.outcomes.entries) == before
+
+
+async def test_a_book_of_another_machine_version_is_refused(autojump_clock: MockClock) -> None:
+    clock = VirtualClock()
+    log = await _left_book(clock)
+    held = log.book(BOOK)
+    held.record = msgspec.structs.replace(held.record, version=99)
+    with pytest.raises(VersionError, match="version 99"):
+        await booking_actor(log, clock, trio.Event())
+
+
+async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = await _left_book(clock)
+    held = log.book(BOOK)
+    held.snapshots.clear()
+    ahead = msgspec.structs.replace(held.record, position=f"{BEGIN_MS + 86_400_000}-0")
+    held.record = ahead
+    with pytest.raises(DivergedError, match="not all in the log"):
+        await booking_actor(log, clock, trio.Event())
+
+
+# --- taking over ------------------------------------------------------------------------------
+
+
+async def test_a_takeover_asks_about_every_call_under_way_under_its_old_id(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    for owner in ("a", "b"):
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(booking_actor, log, clock, stop, owner)
+            await _crowd(log)
+            stop.set()
+    payments = log.book(BOOK).payments.entries
+    assert [p.type for p in payments] == ["preauthorize"] * 3 + ["check_status"] * 3
+    assert [p.action for p in payments[:3]] == [p.action for p in payments[3:]]
+    assert len({p.id for p in payments}) == 6
+    await assert_sound(log, BOOK)
+
+
+@pytest.mark.slow
+async def test_a_takeover_with_more_calls_than_an_input_may_emit_takes_several(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    staff = [m.Staff(f"s{number}", "Member") for number in range(200)]
+    hours: dict[str, list[m.TimeRange]] = {str(day): [("00:00", "24:00")] for day in range(7)}
+    practice = msgspec.structs.replace(PRACTICE, staff=staff, hours=hours)
+    count = 5_000
+    requests = [
+        new(m.RequestAuto("checkup"), f"k{number}", f"customer:K{number}")
+        for number in range(count)
+    ]
+    for owner in ("a", "b"):
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(booking_actor, log, clock, stop, owner)
+            ids = await log.append(BOOK, [new(practice, "p"), *requests])
+            await wait_decided(log, BOOK, ids[-1])
+            await trio.sleep(1)
+            stop.set()
+    payments = log.book(BOOK).payments.entries
+    checked = [p.action for p in payments if p.type == "check_status"]
+    assert checked == [p.action for p in payments if p.type == "preauthorize"]
+    assert len(checked) == count
+    await assert_sound(log, BOOK)
