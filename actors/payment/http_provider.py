@@ -91,6 +91,7 @@ class HttpProvider:
 
     def __init__(self, base_url: str, timeout_s: float = 5.0, connections_max: int = 32) -> None:
         self._base_url = base_url.rstrip("/")
+        self._host = httpx.URL(base_url).netloc.decode("ascii")
         self._tls = httpx.create_ssl_context(trust_env=False)
         self._timeout_s = timeout_s
         self._extensions = {"timeout": httpx.Timeout(timeout_s).as_dict()}
@@ -167,7 +168,7 @@ class HttpProvider:
     async def _send(
         self, method: Method, path: str, key: str = "", body: dict[str, object] | None = None
     ) -> httpx.Response:
-        headers = {"accept": "application/json"}
+        headers = {"host": self._host, "accept": "application/json"}
         if key:
             headers["idempotency-key"] = quote(key, safe=":@/")
         content = b"" if body is None else msgspec.json.encode(body)
