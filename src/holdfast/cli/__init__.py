@@ -3,4 +3,6 @@
 
 def main() -> None:
     """Run the command ``holdfast``."""
-    raise SystemExit(0)
+    from holdfast.cli.app import app
+
+    app()

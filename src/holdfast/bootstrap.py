@@ -1,0 +1,205 @@
+"""The composition root: the one place that chooses implementations.
+
+Actors know ports (:mod:`holdfast.actors.ports`); here settings become the log on a real server, a
+payment provider over HTTP, messages as files and the system's clock, and an actor is run with them.
+Everything is imported where it is chosen, so that a process loads no more than it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, Literal, assert_never
+
+from holdfast.config.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    import trio
+
+    from holdfast.actors.ports import Log, Mailer, Provider
+    from holdfast.config.settings import Settings
+
+ActorKind = Literal["booking", "payment", "notification"]
+
+ACTORS: Final[tuple[ActorKind, ...]] = ("booking", "payment", "notification")
+"""The actors that work on a log, in the order in which a service starts them."""
+
+KEEP_CLAIM_SHARE: Final = 4
+"""An executor shows four times in an action's idle time that it still works on it."""
+
+OUTBOX_FOLDER: Final = "outbox"
+"""Written messages, in the data folder."""
+
+PROVIDER_FOLDER: Final = "provider"
+"""The sandbox provider's ledger, in the data folder."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, UTC."""
+        return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def open_log(settings: Settings) -> AsyncIterator[Log]:
+    """The log on the server that *settings* name.
+
+    Raises:
+      SettingsError: They name none.
+      LogUnavailableError: It does not answer.
+    """
+    from holdfast.transport.redis_log import open_redis_log
+
+    if settings.redis_url is None:
+        raise SettingsError("no server is named: give redis_url, or let 'holdfast up' start one.")
+    async with open_redis_log(settings.redis_url) as log:
+        yield log
+
+
+@asynccontextmanager
+async def open_provider(settings: Settings) -> AsyncIterator[Provider]:
+    """The payment provider that *settings* name.
+
+    Raises:
+      SettingsError: They name none.
+    """
+    from holdfast.actors.payment.http_provider import HttpProvider
+
+    if settings.provider.url is None:
+        raise SettingsError("no payment provider is named: give provider.url.")
+    provider = HttpProvider(
+        settings.provider.url,
+        timeout_s=settings.payment.call_timeout_s,
+        connections_max=settings.payment.concurrency_max,
+    )
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
+
+
+def open_mailer(settings: Settings) -> Mailer:
+    """Where messages to customers go: files in the data folder."""
+    from holdfast.actors.notification.files import FileMailer
+
+    return FileMailer(settings.data / OUTBOX_FOLDER)
+
+
+async def run_actor(
+    kind: ActorKind,
+    settings: Settings,
+    stop: trio.Event,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Run one actor until *stop* is set.
+
+    Args:
+      kind: Which.
+      settings: Whose ``redis_url`` is set, and for the payment actor ``provider.url``.
+      stop: Set it for a clean stop.
+      ready: Called once, when the server answers.
+
+    Raises:
+      SettingsError: A setting that the actor needs is missing.
+      LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
+    """
+    async with open_log(settings) as log:
+        if ready is not None:
+            ready()
+        match kind:
+            case "booking":
+                await _run_booking(log, settings, stop)
+            case "payment":
+                await _run_payment(log, settings, stop)
+            case "notification":
+                await _run_notification(log, settings, stop)
+            case _:
+                assert_never(kind)
+
+
+async def _run_booking(log: Log, settings: Settings, stop: trio.Event) -> None:
+    from holdfast.actors.booking.actor import BookingOptions, run_booking
+
+    own = settings.booking
+    options = BookingOptions(
+        batch_max=own.batch_max,
+        snapshot_inputs=own.snapshot_inputs,
+        snapshot_s=own.snapshot_s,
+        grace_s=own.grace_s,
+    )
+    await run_booking(log, SystemClock(), owner=secrets.token_hex(16), options=options, stop=stop)
+
+
+async def _run_payment(log: Log, settings: Settings, stop: trio.Event) -> None:
+    from holdfast.actors.payment.actor import PaymentOptions, run_payment
+
+    own = settings.payment
+    options = PaymentOptions(
+        concurrency_max=own.concurrency_max,
+        call_timeout_s=own.call_timeout_s,
+        attempts_max=own.attempts_max,
+        backoff_s=own.backoff_s,
+        backoff_max_s=own.backoff_max_s,
+        claim_idle_s=own.claim_idle_s,
+        keep_claim_s=own.claim_idle_s / KEEP_CLAIM_SHARE,
+    )
+    async with open_provider(settings) as provider:
+        await run_payment(log, provider, consumer=_consumer(), options=options, stop=stop)
+
+
+async def _run_notification(log: Log, settings: Settings, stop: trio.Event) -> None:
+    from holdfast.actors.notification.actor import NotificationOptions, run_notification
+
+    own = settings.notification
+    options = NotificationOptions(
+        concurrency_max=own.concurrency_max,
+        attempts_max=own.attempts_max,
+        backoff_s=own.backoff_s,
+        backoff_max_s=own.backoff_max_s,
+        claim_idle_s=own.claim_idle_s,
+        keep_claim_s=own.claim_idle_s / KEEP_CLAIM_SHARE,
+    )
+    await run_notification(
+        log, open_mailer(settings), consumer=_consumer(), options=options, stop=stop
+    )
+
+
+def _consumer() -> str:
+    """A consumer's name, different in every process: what a dead one left is claimed, not shared."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def run_provider(settings: Settings, script: Path | None, ready: Callable[[str], None]) -> None:
+    """Run the sandbox payment provider in this process until SIGTERM or SIGINT.
+
+    Args:
+      settings: Where it listens and keeps its ledger.
+      script: How it shall misbehave; None for not at all.
+      ready: Called with its URL when it takes connections.
+
+    Raises:
+      SettingsError: The script cannot be read.
+      OSError: The address is taken, or the folder cannot be written.
+    """
+    from holdfast.actors.payment.sandbox import serve
+    from holdfast.actors.payment.script import load_script
+
+    try:
+        behaviour = None if script is None else load_script(script)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the provider's script cannot be used: {error}.") from None
+    serve(
+        settings.data / PROVIDER_FOLDER,
+        settings.provider.sandbox_host,
+        settings.provider.sandbox_port,
+        behaviour,
+        ready,
+    )

@@ -1,0 +1,76 @@
+"""``holdfast actor KIND``: one process of the service. A supervisor runs it; people need not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from holdfast.cli.common import (
+    EXIT_FAILED,
+    EXIT_GOOD,
+    ConfigOption,
+    DataOption,
+    RedisOption,
+    errors_of_one_sentence,
+    settings_of,
+    stop_on_signal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.bootstrap import ActorKind
+    from holdfast.config.settings import Settings
+
+Kind = Literal["booking", "payment", "notification", "provider"]
+
+
+def actor(
+    kind: Annotated[Kind, typer.Argument(help="Which one.")],
+    data: DataOption = None,
+    redis: RedisOption = None,
+    config: ConfigOption = None,
+    parent: Annotated[int, typer.Option(help="End with this process.")] = 0,
+    ready_fd: Annotated[int, typer.Option(help="Say there when ready.")] = -1,
+    script: Annotated[Path | None, typer.Option(help="The sandbox provider's script.")] = None,
+) -> None:
+    """Run one actor, or the sandbox payment provider, until SIGTERM."""
+    import trio
+
+    from holdfast.cli.children import die_with_parent, say_ready
+    from holdfast.config.logging import configure
+
+    if parent:
+        die_with_parent(parent)
+
+    def ready(url: str = "") -> None:
+        if ready_fd >= 0:
+            say_ready(ready_fd, {"url": url})
+
+    with errors_of_one_sentence():
+        settings = settings_of(data, redis, config)
+        configure(settings.log, kind)
+        if kind == "provider":
+            from holdfast.bootstrap import run_provider
+
+            run_provider(settings, script, ready)
+        else:
+            raise typer.Exit(trio.run(_until_stopped, kind, settings, ready, parent))
+
+
+async def _until_stopped(
+    kind: ActorKind, settings: Settings, ready: Callable[[], None], parent: int
+) -> int:
+    import trio
+
+    from holdfast.bootstrap import run_actor
+    from holdfast.cli.children import watch_parent
+
+    async with stop_on_signal() as stop, trio.open_nursery() as nursery:
+        if parent:
+            nursery.start_soon(watch_parent, parent)
+        await run_actor(kind, settings, stop, ready)
+        nursery.cancel_scope.cancel()
+    return EXIT_GOOD if stop.is_set() else EXIT_FAILED
