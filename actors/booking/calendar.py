@@ -147,11 +147,14 @@ class Calendar:
       grid_min: Starts lie on multiples of so many wall-clock minutes after midnight.
     """
 
-    __slots__ = ("_grid_min", "_hours", "_moments", "_plain_grid", "days", "zone")
+    __slots__ = ("_grid_min", "_hours", "_hours_texts", "_moments", "_plain_grid", "days", "zone")
 
     def __init__(self, zone: Zone, hours: Mapping[str, Sequence[TimeRange]], grid_min: int) -> None:
         self.zone = zone
         self._hours = [hours.get(str(weekday), ()) for weekday in range(7)]
+        self._hours_texts = [
+            ", ".join(f"{first} - {last}" for first, last in ranges) for ranges in self._hours
+        ]
         self._grid_min = grid_min
         self._plain_grid = sum(1 << minute for minute in range(0, 1440, grid_min))
         self.days: dict[int, Day] = {}
@@ -192,9 +195,9 @@ class Calendar:
         on_grid = not odd and bool(day.grid >> first & 1)
         return Moment("", "", ms, day.number, first, on_grid, day.open, self.zone.text(ms))
 
-    def hours_of(self, weekday: int) -> Sequence[TimeRange]:
-        """The opening hours of a weekday as they were defined."""
-        return self._hours[weekday]
+    def hours_text(self, day: int) -> str:
+        """The opening hours of a day as they were defined, such as ``09:00 - 12:00, 14:00 - 17:00``."""
+        return self._hours_texts[weekday_of(day)]
 
     def _make(self, number: int) -> Day:
         start = self.zone.day_start(number)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.actors.booking import availability, lifecycle, payments, zones
 from holdfast.actors.booking.book import AWAITING, LIVE, Booking, Payment
-from holdfast.actors.booking.calendar import parse_date, weekday_of
+from holdfast.actors.booking.calendar import parse_date
 from holdfast.actors.booking.messages import (
     Accepted,
     Action,
@@ -206,14 +206,12 @@ def _hours(minutes: int) -> str:
 
 
 def _shut(members: list[Member], day: int, input_id: str) -> Refused:
-    if not any(member.calendar.day(day).open for member in members):
-        return Refused(CREATION, "Business is closed on this day", "closed", input_id)
-    member = next(member for member in members if member.calendar.day(day).open)
-    hours = ", ".join(
-        f"{first} - {last}" for first, last in member.calendar.hours_of(weekday_of(day))
-    )
-    details = f"Appointment time is outside business hours ({hours})"
-    return Refused(CREATION, details, "outside_hours", input_id)
+    for member in members:
+        if member.calendar.day(day).open:
+            hours = member.calendar.hours_text(day)
+            details = f"Appointment time is outside business hours ({hours})"
+            return Refused(CREATION, details, "outside_hours", input_id)
+    return Refused(CREATION, "Business is closed on this day", "closed", input_id)
 
 
 def _own_overlap(

@@ -129,12 +129,8 @@ class BookRunner:
         timers = wire.encode_events(outcome.timers) if outcome.timers else b""
         status = "accepted" if type(result) is Accepted else "refused"
         decided.outcomes.append(OutcomeEntry(entry.id, status, body, timers, outcome.replayed))
-        parts = [entry.id.encode(), body, timers]
-        if emit.actions:
-            parts.extend(self._place_actions(entry, decided))
-        if self.state.touched:
-            parts.append(wire.encode_touched(self.state.touched))
-        self._chain.feed(*parts)
+        actions = self._place_actions(entry, decided) if emit.actions else []
+        self._chain.feed(wire.encode_step(entry.id, body, timers, actions, self.state.touched))
         self.position = entry.id
         if isinstance(message, Normal) and isinstance(message.message, TakenOver):
             assert isinstance(result, Accepted)
@@ -169,5 +165,5 @@ class BookRunner:
             b"by", entry.by.encode(), b"trace", entry.trace.encode(),
         )  # fmt: skip
         decided.dead_letters.append(DeadLetter("inputs", entry.id, why, fields))
-        self._chain.feed(entry.id.encode(), body)
+        self._chain.feed(wire.encode_step(entry.id, body, b"", [], []))
         self.position = entry.id

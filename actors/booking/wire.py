@@ -112,6 +112,11 @@ def encode_message(message: msgspec.Struct) -> bytes:
     return _JSON.encode(message)
 
 
-def encode_touched(touched: list[Booking]) -> bytes:
-    """What an input left of the bookings it touched, for the hash chain."""
-    return _PACK.encode(touched)
+def encode_step(
+    entry_id: str, body: bytes, timers: bytes, actions: list[bytes], touched: list[Booking]
+) -> bytes:
+    """Everything that one input did, for the hash chain.
+
+    That is: what was answered, what is to be done, and what is left of the bookings it touched.
+    """
+    return _PACK.encode((entry_id, body, timers, actions, touched))
