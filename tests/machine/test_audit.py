@@ -532,7 +532,7 @@ REACHES: list[tuple[str, Callable[[], object]]] = [
     ("os.environ", lambda: "HOME" in os.environ),
     ("getpid", lambda: os.getpid()),
     ("open '/dev/null'", lambda: open("/dev/null")),  # noqa: SIM115
-    ("pathlib.Path.read_text", lambda: Path("/dev/null").read_text()),
+    ("Path.read_text", lambda: Path("/dev/null").read_text()),
     ("os.listdir", lambda: os.listdir(".")),
     ("tempfile", lambda: tempfile.mkstemp()),
     ("socket.__new__", open_socket),
