@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A real server, started for this test process. Do not stop it: others use it too."""
     config = ServerConfig(tmp_path_factory.mktemp("server"), durability="relaxed")
     server = EmbeddedServer(config)
@@ -33,9 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 
 @pytest.fixture(scope="session")
-def server_url(server: EmbeddedServer) -> str:
+def server_url(real_server: EmbeddedServer) -> str:
     """Where the real server listens."""
-    return server.url
+    return real_server.url
 
 
 @pytest.fixture

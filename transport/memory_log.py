@@ -406,6 +406,8 @@ class MemoryLog:
             ]
             if name in ("inputs", "outcomes"):
                 bounds = [*bounds, parse_id(older)] if older else []
+            elif name not in stream.groups:
+                bounds = []
             removed[name] = stream.trim(min(bounds)) if bounds else 0
         return removed
 

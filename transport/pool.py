@@ -143,6 +143,16 @@ class Server:
                 raise error_of(reply, doing)
         return replies
 
+    async def wrong_type(self, keys: Sequence[str | bytes]) -> str:
+        """Names the keys of *keys* that are no streams: the server does not say which it met."""
+        replies = await self.run([("TYPE", key) for key in keys], again=True)
+        named = [
+            key if isinstance(key, str) else key.decode()
+            for key, reply in zip(keys, replies, strict=True)
+            if reply not in (b"stream", b"none")
+        ]
+        return ", ".join(named) or "a key"
+
     async def call_scripts(
         self, calls: Sequence[ScriptCall], *, again: bool = False
     ) -> list[Reply]:
@@ -157,7 +167,11 @@ class Server:
             sources = {calls[index].script.source: None for index in missing}
             commands: list[Command] = [("SCRIPT", "LOAD", source) for source in sources]
             commands += [calls[index].command() for index in missing]
-            late = await self.run(commands, again=again)
+            try:
+                late = await self.run(commands, again=again)
+            except ConnectionLostError as lost:
+                sent = lost.sent or len(missing) < len(calls)
+                raise ConnectionLostError(str(lost), sent=sent) from lost
             for index, reply in zip(missing, late[len(sources) :], strict=True):
                 replies[index] = reply
         return replies

@@ -14,7 +14,7 @@ from holdfast.transport.connection import Command, Reply, error_of
 from holdfast.transport.keys import book_keys
 from holdfast.transport.pool import ScriptCall
 from holdfast.transport.redis_commits import add_dead_letters, script_error
-from holdfast.transport.redis_follow import read_command, stream_facts
+from holdfast.transport.redis_follow import foreign_key, read_command, stream_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,10 @@ class Groups:
             await self._make_groups(stream, books)
             reply = (await self._server.run([command], blocking_s=blocking_s, again=True))[0]
         if isinstance(reply, hiredis.ReplyError):
-            raise error_of(reply, f"reading {stream}")
+            error = error_of(reply, f"reading {stream}")
+            if isinstance(error, ForeignDataError):
+                raise await foreign_key(self._server, tuple(keys), f"reading {stream}") from error
+            raise error
         return {keys[key]: entries for key, entries in reply or ()}
 
     async def _make_groups(self, stream: ActionStream, books: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import anyio
 import hiredis
 import msgspec
 
-from holdfast.actors.ports import GENESIS, LogTrimmedError, StreamFacts
+from holdfast.actors.ports import GENESIS, ForeignDataError, LogTrimmedError, StreamFacts
 from holdfast.transport.connection import error_of
 from holdfast.transport.gaps import gap
 from holdfast.transport.keys import book_keys
@@ -99,7 +99,11 @@ class Follower:
             ("XREAD", "COUNT", count), wait_s, tuple(keys), tuple(after.values())
         )
         doing = f"reading {self._stream}"
-        reply = (await self._server.check([command], doing, blocking_s=blocking_s, again=True))[0]
+        try:
+            replies = await self._server.check([command], doing, blocking_s=blocking_s, again=True)
+        except ForeignDataError as error:
+            raise await foreign_key(self._server, tuple(keys), doing) from error
+        reply = replies[0]
         found = {keys[key]: entries for key, entries in reply or ()}
         if self._guarded:
             await self._check(
@@ -154,6 +158,16 @@ class Follower:
                     f"the {self._stream} of {book} cannot be followed from {position}: {why}; "
                     "begin from the newest snapshot, or bring the stream back from a backup"
                 )
+
+
+async def foreign_key(
+    server: Server, keys: tuple[str | bytes, ...], doing: str
+) -> ForeignDataError:
+    """The error that names which of *keys* are no streams."""
+    return ForeignDataError(
+        f"{doing}: {await server.wrong_type(keys)} is no stream, so somebody else writes to our "
+        "keys: find out who"
+    )
 
 
 def read_command(

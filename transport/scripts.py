@@ -207,7 +207,8 @@ TRIM: Final = Script(
     "trim",
     _COMMON,
     """
--- KEYS: commit, inputs, outcomes, payments, notifications. Returns entries removed from the four.
+-- KEYS: commit, inputs, outcomes, payments, notifications. ARGV: for each stream the group without
+-- which it is not trimmed, or nothing. Returns entries removed from the four.
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream'})
 if bad then return bad end
 local older = call('HGET', KEYS[1], 'snapshot_before') or ''
@@ -224,12 +225,14 @@ for i = 1, 4 do
   local key = KEYS[1 + i]
   if call('EXISTS', key) == 1 then
     local least = false
-    if i <= 2 then least = older end
+    local missing = ARGV[i] ~= ''
+    if not missing then least = older end
     for _, group in ipairs(call('XINFO', 'GROUPS', key)) do
       local id = needed(key, group)
+      if field(group, 'name') == ARGV[i] then missing = false end
       if not least or (least ~= '' and below(id, least)) then least = id end
     end
-    if least and least ~= '' then removed[i] = call('XTRIM', key, 'MINID', '=', least) end
+    if least and least ~= '' and not missing then removed[i] = call('XTRIM', key, 'MINID', '=', least) end
   end
 end
 return removed

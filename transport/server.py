@@ -18,12 +18,10 @@ while its once-a-second sync is under way, so killing it may lose the last secon
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -49,11 +47,27 @@ Durability = Literal["relaxed", "durable"]
 SOCKET_PATH_MAX = 100
 """A socket's path must fit 108 bytes on Linux and 104 on macOS."""
 
-LOCK_WAIT_S = 10.0
+LOCK_WAIT_S = 5.0
 READY_WAIT_S = 600.0
 STOP_WAIT_S = 15.0
 _POLL_S = 0.01
-_PR_SET_PDEATHSIG = 1
+
+_DIE_WITH_PARENT = """
+import os, sys
+parent, program = int(sys.argv[1]), sys.argv[2:]
+if sys.platform == "linux":
+    import ctypes
+    PR_SET_PDEATHSIG, SIGKILL = 1, 9
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)  # The parent died before the call above.
+os.execv(program[0], program)
+"""
+"""Asks the kernel to be killed with the parent, then becomes the server under the same process id.
+
+Doing it in ``preexec_fn`` would run Python between fork and exec, which may deadlock where there are
+threads.
+"""
 
 
 class ServerError(Exception):
@@ -208,6 +222,8 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the process. It is ready when :meth:`wait_ready` says so.
 
+        It blocks for up to ``LOCK_WAIT_S`` where the folder is in use.
+
         Raises:
           ServerError: Another service uses the folder, or the program cannot be run.
         """
@@ -220,25 +236,17 @@ class EmbeddedServer:
         self._acquire_lock()
         self._place_socket()
         assert self._lock is not None
-        parent = os.getpid()
-        on_linux = sys.platform == "linux"
-        libc = ctypes.CDLL(None)
-
-        def die_with_parent() -> None:
-            if on_linux:
-                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != parent:  # We died before the call above.
-                    os._exit(1)
-
         try:
             self._process = subprocess.Popen(
-                self._command(self._binary),
+                [
+                    *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())),
+                    *self._command(self._binary),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=self._folder,
                 pass_fds=[self._lock.fileno()],
-                preexec_fn=die_with_parent,
                 start_new_session=True,  # Ctrl-C on a terminal is for us; we stop it in order
             )
         except OSError as error:

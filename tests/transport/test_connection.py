@@ -104,20 +104,20 @@ async def test_nobody_listens(tmp_path: Path) -> None:
         assert not caught.value.sent
 
 
-async def test_a_wrong_password_is_told_without_telling_it(server: EmbeddedServer) -> None:
-    address = parse_url(f"unix://alice:{SECRET}@{server.socket}")
+async def test_a_wrong_password_is_told_without_telling_it(real_server: EmbeddedServer) -> None:
+    address = parse_url(f"unix://alice:{SECRET}@{real_server.socket}")
     with pytest.raises(LogError, match="check its URL") as caught:
         await connect(address, timeout_s=5)
     assert SECRET not in str(caught.value)
     assert not isinstance(caught.value, LogUnavailableError)
 
 
-async def test_it_enters_as_the_url_says(server: EmbeddedServer) -> None:
-    admin = await connect(parse_url(server.url), timeout_s=5)
+async def test_it_enters_as_the_url_says(real_server: EmbeddedServer) -> None:
+    admin = await connect(parse_url(real_server.url), timeout_s=5)
     rules = ("reset", "on", f">{SECRET}", "+acl|whoami")
     assert await admin.call("ACL", "SETUSER", "alice", *rules, timeout_s=5) == b"OK"
     try:
-        address = parse_url(f"unix://alice:{SECRET}@{server.socket}")
+        address = parse_url(f"unix://alice:{SECRET}@{real_server.socket}")
         connection = await connect(address, timeout_s=5)
         assert await connection.call("ACL", "WHOAMI", timeout_s=5) == b"alice"
         reply = await connection.call("GET", "x", timeout_s=5)
@@ -129,8 +129,8 @@ async def test_it_enters_as_the_url_says(server: EmbeddedServer) -> None:
         await admin.aclose()
 
 
-async def test_a_pipeline_answers_in_order(server: EmbeddedServer) -> None:
-    connection = await connect(parse_url(server.url), timeout_s=5)
+async def test_a_pipeline_answers_in_order(real_server: EmbeddedServer) -> None:
+    connection = await connect(parse_url(real_server.url), timeout_s=5)
     big = b"x" * 1_000_000
     commands = [("ECHO", str(number)) for number in range(5000)]
     replies = await connection.pipeline([*commands, ("ECHO", big), ("NONSENSE",)], timeout_s=30)
@@ -141,9 +141,9 @@ async def test_a_pipeline_answers_in_order(server: EmbeddedServer) -> None:
     await connection.aclose()
 
 
-async def test_a_cancelled_read_closes_the_connection(server: EmbeddedServer) -> None:
+async def test_a_cancelled_read_closes_the_connection(real_server: EmbeddedServer) -> None:
     """Its reply is still on the way: the next command would be given it."""
-    connection = await connect(parse_url(server.url), timeout_s=5)
+    connection = await connect(parse_url(real_server.url), timeout_s=5)
     read = partial(connection.call, "BLPOP", "nothing-here", "0", timeout_s=60)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
@@ -155,17 +155,17 @@ async def test_a_cancelled_read_closes_the_connection(server: EmbeddedServer) ->
     assert not caught.value.sent
 
 
-async def test_a_late_answer_closes_the_connection(server: EmbeddedServer) -> None:
-    connection = await connect(parse_url(server.url), timeout_s=5)
+async def test_a_late_answer_closes_the_connection(real_server: EmbeddedServer) -> None:
+    connection = await connect(parse_url(real_server.url), timeout_s=5)
     with pytest.raises(ConnectionLostError, match=r"did not answer within 0\.02 s") as caught:
         await connection.call("BLPOP", "nothing-here", "0", timeout_s=0.02)
     assert caught.value.sent
     assert connection.closed
 
 
-async def test_a_connection_that_the_server_ended_is_stale(server: EmbeddedServer) -> None:
-    connection = await connect(parse_url(server.url), timeout_s=5)
-    other = await connect(parse_url(server.url), timeout_s=5)
+async def test_a_connection_that_the_server_ended_is_stale(real_server: EmbeddedServer) -> None:
+    connection = await connect(parse_url(real_server.url), timeout_s=5)
+    other = await connect(parse_url(real_server.url), timeout_s=5)
     assert not connection.stale
     client = await connection.call("CLIENT", "ID", timeout_s=5)
     await other.call("CLIENT", "KILL", "ID", client, timeout_s=5)
@@ -210,11 +210,11 @@ async def test_a_strange_server_is_told(answer: bytes, message: str) -> None:
     await serve_and_connect(answer, use)
 
 
-def test_it_works_under_asyncio(server: EmbeddedServer, book: str) -> None:
+def test_it_works_under_asyncio(real_server: EmbeddedServer, book: str) -> None:
     """The HTTP door runs there; the same log must serve it, cancelled reads included."""
 
     async def main() -> None:
-        async with open_redis_log(server.url) as log:
+        async with open_redis_log(real_server.url) as log:
             ids = await log.append(book, [NewInput("tick", b"{}")])
             await log.take_over(book, "me")
             with anyio.move_on_after(0.02) as scope:

@@ -95,15 +95,15 @@ class RedisVandal(Vandal):
 
 @pytest.fixture(params=["memory", "redis"])
 async def world(
-    request: pytest.FixtureRequest, server: EmbeddedServer
+    request: pytest.FixtureRequest, real_server: EmbeddedServer
 ) -> AsyncIterator[tuple[Log, Vandal]]:
     """A log and its vandal."""
     if request.param == "memory":
         memory = MemoryLog(TrioClock())
         yield memory, MemoryVandal(memory)
         return
-    with redis.Redis(unix_socket_path=str(server.socket)) as client:
-        async with open_redis_log(server.url, rng=random.Random(1)) as log:
+    with redis.Redis(unix_socket_path=str(real_server.socket)) as client:
+        async with open_redis_log(real_server.url, rng=random.Random(1)) as log:
             yield log, RedisVandal(client)
 
 

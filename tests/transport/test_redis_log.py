@@ -43,8 +43,8 @@ def client_of(server: EmbeddedServer) -> Any:  # noqa: ANN401 - redis-py's types
 
 
 @pytest.fixture
-def client(server: EmbeddedServer) -> Iterator[Any]:
-    with client_of(server) as client:
+def client(real_server: EmbeddedServer) -> Iterator[Any]:
+    with client_of(real_server) as client:
         yield client
 
 
@@ -87,14 +87,14 @@ async def led(log: RedisLog, book: str, inputs: int) -> list[str]:
 
 @pytest.mark.slow
 async def test_commits_are_written_once_while_connections_are_killed(
-    server: EmbeddedServer,
+    real_server: EmbeddedServer,
     client: Any,  # noqa: ANN401
     book: str,
 ) -> None:
     """Whatever the kill cut off, the record tells what became of the commit."""
     finished = trio.Event()
     options = ServerOptions(backoff_least_s=0.001, backoff_most_s=0.01)
-    async with open_redis_log(server.url, rng=random.Random(1), options=options) as log:
+    async with open_redis_log(real_server.url, rng=random.Random(1), options=options) as log:
         ids = await led(log, book, 4000)
 
         async def kill_clients() -> None:

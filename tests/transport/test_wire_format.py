@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def client(server: EmbeddedServer) -> Iterator[Any]:
-    with redis.Redis(unix_socket_path=str(server.socket), decode_responses=True) as client:
+def client(real_server: EmbeddedServer) -> Iterator[Any]:
+    with redis.Redis(unix_socket_path=str(real_server.socket), decode_responses=True) as client:
         yield cast("Any", client)
 
 
