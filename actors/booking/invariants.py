@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from holdfast.actors.booking import payments
 from holdfast.actors.booking.book import AWAITING, LIVE, OCCUPYING
 from holdfast.actors.booking.calendar import parse_date, weekday_of
+from holdfast.actors.booking.payments import GONE
 
 if TYPE_CHECKING:
     from holdfast.actors.booking.book import Book, Booking
@@ -62,13 +63,18 @@ def _check_one(book: Book, booking: Booking, problems: list[str]) -> None:
         elif booking.start_ms != booking.asked_ms:
             problems.append(f"10 request: {booking.id} is not when it was asked for")
         if status == "confirmed":
-            if payment.amount_cents and payment.observed not in ("authorized", "captured"):
+            lapsed = payment.observed in GONE and payment.desired == "released"
+            if payment.amount_cents and not (
+                lapsed or payment.observed in ("authorized", "captured")
+            ):
                 problems.append(f"4 confirmed: {booking.id} has payment {payment.observed}")
             if booking.due_ms != booking.end_ms:
                 problems.append(f"3 timer: {booking.id} does not end with its appointment")
         elif not booking.created_ms <= booking.due_ms <= booking.start_ms:
             problems.append(f"3 timer: {booking.id} has no deadline before its start")
-        if payment.amount_cents and payment.desired != "authorized":
+        if payment.amount_cents and not (
+            payment.desired == "authorized" or (status == "confirmed" and payment.observed in GONE)
+        ):
             problems.append(f"5 desired: {booking.id} is live and wants {payment.desired}")
     elif payment.desired == "authorized":
         problems.append(f"5 desired: {booking.id} is {status} and wants its hold kept")
@@ -77,10 +83,8 @@ def _check_one(book: Book, booking: Booking, problems: list[str]) -> None:
             problems.append(f"7 calls: {payment.id} has a call in flight and a check due")
         if book.in_flight.get(payment.in_flight) is not booking:
             problems.append(f"7 calls: {payment.in_flight} is not among those in flight")
-    elif (
-        not payment.due_ms
-        and not payments.is_settled(payment)
-        and (payment.observed, payment.desired) != ("authorized", "authorized")
+    elif not payment.due_ms and (
+        payment.observed in ("requested", "unknown") or payments.wanted_call(payment)
     ):
         problems.append(f"5 payment: {payment.id} is {payment.observed} and nothing is under way")
 

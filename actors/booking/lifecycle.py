@@ -31,6 +31,7 @@ from holdfast.actors.booking.messages import (
     SlotLost,
     SlotMoved,
 )
+from holdfast.actors.booking.zones import MINUTE_MS
 
 if TYPE_CHECKING:
     from holdfast.actors.booking.book import Book, Booking, Practice, Status
@@ -82,10 +83,15 @@ def take_result(
 ) -> None:
     """Take in a payment result and let the booking follow."""
     settle_ms = book.practices[booking.revision].policies.check_settle_s * 1000
-    if not payments.observe(book, booking, action_id, result, now, settle_ms, emit, events):
-        return
+    changed = payments.observe(
+        book, booking, action_id, result, now, settle_ms, emit, events
+    )
     observed = booking.payment.observed
-    if observed == "authorized":
+    if not changed:
+        pass
+    elif booking.status == "confirmed":
+        _keep(booking)
+    elif observed == "authorized":
         _paid(book, booking, now, emit, events)
     elif observed in payments.CLOSED and booking.status in AWAITING:
         # Whatever closed it, no money is on hold for this request any more.
@@ -93,6 +99,16 @@ def take_result(
         events.append(PaymentDeclined(booking.id, result.reason))
         tell(book, booking, "declined", emit)
     payments.drive(book, booking, now, emit)
+
+
+def _keep(booking: Booking) -> None:
+    """The provider changed its mind on a confirmed booking, which keeps its slot whatever it says.
+
+    Where the money is gone, nothing is wanted of it any more; where it is back, it is.
+    """
+    payment = booking.payment
+    if payment.amount_cents:
+        payment.desired = "released" if payment.observed in payments.GONE else "authorized"
 
 
 def _paid(book: Book, booking: Booking, now: int, emit: Emit[Action], events: list[Event]) -> None:
@@ -119,11 +135,17 @@ def _paid(book: Book, booking: Booking, now: int, emit: Emit[Action], events: li
 
 def _still_free(book: Book, practice: Practice, booking: Booking, now: int) -> bool:
     member = practice.staff.get(booking.staff)
+    if member is None or booking.start_ms <= now:
+        return False
     wanted = booking.mask
+    day_ms = member.calendar.day(booking.day).start_ms
     return (
-        member is not None
-        and booking.start_ms > now
-        and free_minutes(book, member, booking.day) & wanted == wanted
+        free_minutes(book, member, booking.day) & wanted == wanted
+        and booking.start_ms == day_ms + booking.first * MINUTE_MS  # clocks as when it was made
+        and not any(  # the customer did not take the same elsewhere meanwhile (F-200)
+            other is not booking and other.service == booking.service and other.mask & wanted
+            for other in book.customer_days.get((booking.customer, booking.day), ())
+        )
     )
 
 
@@ -134,7 +156,7 @@ def _moved(book: Book, practice: Practice, booking: Booking, now: int, events: l
     service = practice.services[booking.service]
     if service.duration_min != booking.duration_min:
         return False  # the practice has changed what was asked for
-    slot = pick(book, practice, service, booking.auto, booking.customer, now)
+    slot = pick(book, practice, service, booking.auto, booking.customer, now, booking)
     if slot is None:
         return False
     start = practice.calendar.zone.text(slot.start_ms)
@@ -163,7 +185,7 @@ def fire(
     elif booking.status == "confirmed":
         book.move_to(booking, "completed", now + policies.keep_past_days * 24 * HOUR_MS)
         booking.version += 1
-        if booking.payment.amount_cents:
+        if booking.payment.desired == "authorized":
             booking.payment.desired = "captured"
             payments.drive(book, booking, now, emit)
         events.append(BookingCompleted(booking.id))

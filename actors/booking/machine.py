@@ -32,6 +32,9 @@ from holdfast.machine import ACTIONS_MAX, Completed, action_order
 if TYPE_CHECKING:
     from holdfast.machine import Emit, Normal
 
+TIMERS_MAX: Final = 1_024
+"""Most events of timers that one input's outcome tells, so that no outcome is too large to write."""
+
 NOTHING: Final = Accepted(())
 NO_OUTCOME: Final = Outcome(NOTHING)
 
@@ -122,13 +125,18 @@ class BookingMachine:
         complete = self.restore(book, emit, message.after, message.position)
         more_after = "" if complete else emit.actions[-1].id
         restored = len(emit.actions) - before
+        for action in emit.actions[before:]:
+            booking = book.in_flight[action.id]
+            # A check that fails says nothing of the call it stands for.
+            booking.payment.call = "check_status"
+            book.touch(booking)
         return Accepted((BookTakenOver(message.epoch, restored, more_after),))
 
 
 def _fire_due(book: Book, now: int, emit: Emit[Action]) -> tuple[Event, ...]:
     """Fire what is due, in order, as far as the actions have room; the rest goes with the next input."""
     events: list[Event] = []
-    while emit.room >= 2 * lifecycle.ACTIONS_PER_STEP:
+    while emit.room >= 2 * lifecycle.ACTIONS_PER_STEP and len(events) < TIMERS_MAX:
         due = book.pop_due(now)
         if due is None:
             break

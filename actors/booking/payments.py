@@ -34,6 +34,9 @@ CHECK_DELAYS_S: Final = (5, 10, 20, 40, 60)
 CLOSED: Final = frozenset({"captured", "voided", "refunded", "declined", "expired"})
 """Observed states in which no money is on hold."""
 
+GONE: Final = CLOSED - {"captured"}
+"""Observed states in which there is no money, neither on hold nor taken."""
+
 NEVER_HAPPENED: Final = frozenset({"none", "requested", "unknown"})
 
 
@@ -141,7 +144,7 @@ def observe(
       events: What happened is appended here.
 
     Returns:
-      True if *observed* changed to something the booking must react to.
+      True if *observed* changed, so that the booking must react.
     """
     payment = booking.payment
     if payment.in_flight != action_id:
@@ -151,17 +154,19 @@ def observe(
     del book.in_flight[action_id]
     book.touch(booking)
     status = result.status
+    if payment.call != "check_status" and status in ("none", payment.observed):
+        status = "pending"  # the call had no effect, so far: it is not repeated without a pause
     if status == "none":
         return _never_heard(book, booking, now, settle_ms, events)
     if status == "failed" and payment.call == "preauthorize":
         status = "declined"  # refused for good: nothing was put on hold
     if status in ("unknown", "pending", "failed"):
-        if status != "failed" and payment.observed == "requested":
+        if payment.observed == "requested":
             payment.observed = "unknown"
         check_later(book, booking, now, events)
         return False
     if status == payment.observed:
-        return True  # as it was: what we asked for has not happened, and is to be asked again
+        return False  # as it was: what we asked for has not happened, and is to be asked again
     payment.observed = status  # type: ignore[assignment]
     payment.checks = 0
     events.append(PaymentObserved(payment.id, status))
@@ -178,6 +183,8 @@ def _never_heard(
             check_later(book, booking, now, events)
             return False
         payment.observed = "none"
+    elif payment.observed in GONE:
+        return False
     else:
         payment.observed = "expired"  # it had it once; there is no money on hold now
     payment.checks = 0

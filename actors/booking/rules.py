@@ -67,6 +67,8 @@ def _define(book: Book, command: DefinePractice, asked: Asked, input_id: str) ->
         return Refused(DEFINITION, "Only a service may define a practice", "forbidden", input_id)
     old = book.practice
     if old is not None:
+        if book.revisions[-1].definition == command:
+            return _defined(book)  # a service that starts again says the same again
         staying = {member.id for member in command.staff}
         for leaving in old.members:
             if leaving.id not in staying and _has_live(book, leaving):
@@ -76,9 +78,13 @@ def _define(book: Book, command: DefinePractice, asked: Asked, input_id: str) ->
                     "slot_conflict",
                     input_id,
                 )
-    practice = book.define(command)
+    book.define(command)
+    return _defined(book)
+
+
+def _defined(book: Book) -> Accepted:
     offsets = book.revisions[-1].offsets
-    return Accepted((PracticeDefined(practice.number, zones.digest(offsets)),))
+    return Accepted((PracticeDefined(len(book.revisions) - 1, zones.digest(offsets)),))
 
 
 def _has_live(book: Book, member: Member) -> bool:
