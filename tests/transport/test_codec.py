@@ -15,6 +15,7 @@ from holdfast.actors.ports import (
     NewInput,
     OutcomeEntry,
 )
+from holdfast.machine.core import ACTIONS_MAX
 from holdfast.transport.codec import (
     Argument,
     decode_action,
@@ -29,6 +30,7 @@ from holdfast.transport.codec import (
     encode_raw,
 )
 from holdfast.transport.keys import (
+    ACTION_IDS,
     BookKeys,
     action_stream_id,
     ascends,
@@ -192,6 +194,10 @@ def test_an_input_without_room_for_actions_is_refused() -> None:
 def test_what_is_no_id_is_refused(entry_id: str) -> None:
     with pytest.raises(ValueError, match="is no entry id"):
         parse_id(entry_id)
+
+
+def test_every_action_of_an_input_has_an_id() -> None:
+    assert ACTION_IDS >= ACTIONS_MAX
 
 
 def test_the_keys_of_a_book_share_a_hash_tag() -> None:

@@ -430,10 +430,20 @@ async def test_inputs_of_another_type_are_refused(log: Log, vandal: Vandal, book
     vandal.spoil_type(book, "inputs")
     with pytest.raises(ForeignDataError):
         await log.append(book, [new_input(1)])
-    with pytest.raises(ForeignDataError):
+    with pytest.raises(ForeignDataError, match=book):
         await log.read_inputs({book: "0-0"}, 1, 0)
     with pytest.raises(ForeignDataError):
         await log.finish_actions("payments", book, [("1-1", new_input(1))])
+
+
+async def test_a_key_that_is_no_stream_is_named(log: Log, vandal: Vandal, book: str) -> None:
+    await led_book(log, book)
+    vandal.spoil_type(book, "outcomes")
+    vandal.spoil_type(book, "payments")
+    with pytest.raises(ForeignDataError, match=f"outcomes.*{book}|{book}.*outcomes"):
+        await log.read_outcomes({book: "0-0"}, 1, 0)
+    with pytest.raises(ForeignDataError, match=f"payments.*{book}|{book}.*payments"):
+        await log.read_actions("payments", [book], "c", 1, 0)
 
 
 async def test_a_commit_that_could_be_cut_is_our_bug(log: Log, book: str) -> None:

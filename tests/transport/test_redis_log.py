@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from holdfast.actors.ports import (
     OutcomeEntry,
     Snapshot,
 )
+from holdfast.transport import scripts
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import open_redis_log
@@ -377,6 +379,137 @@ async def test_the_greatest_id_by_hand_is_reported(
     with pytest.raises(LogError, match="has no ids left"):
         await redis_log.take_over(book, "me")
     assert (await redis_log.read_record(book)).epoch == 0
+
+
+async def test_a_stream_of_actions_waits_for_its_own_group(
+    redis_log: RedisLog,
+    client: Any,  # noqa: ANN401
+    book: str,
+) -> None:
+    """Another group has read everything; the executors' own is missing."""
+    ids = await led(redis_log, book, 0)
+    key = BookKeys(book).payments
+    for number in range(3):
+        client.xadd(key, {"action": "a"}, id=action_stream_id(ids[0], number))
+    client.xgroup_create(key, "spy", "$")
+    client.xgroup_destroy(key, "payments")
+    assert (await redis_log.trim(book))["payments"] == 0
+
+
+async def test_a_producer_needs_no_scripts(
+    redis_log: RedisLog,
+    real_server: EmbeddedServer,
+    client: Any,  # noqa: ANN401
+    book: str,
+) -> None:
+    """A producer's role has XADD on inputs alone, and can do nothing else with them."""
+    await redis_log.take_over(book, "me")
+    client.execute_command(
+        *("ACL", "SETUSER", "producer", "reset", "on", ">secret"),
+        *("~holdfast:{*}:inputs", "+xadd"),
+    )
+    try:
+        async with open_redis_log(f"unix://producer:secret@{real_server.socket}") as log:
+            ids = await log.append(book, [TICK])
+            with pytest.raises(LogError, match="ACL forbids"):
+                await log.read_inputs({book: "0-0"}, 10, 0)
+    finally:
+        client.acl_deluser("producer")
+    assert (await redis_log.facts(book, "inputs")).last_id == ids[0]
+
+
+class Proxy:
+    """Stands between a log and its server, and cuts a connection where it is told to."""
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self.url = f"unix://{path}"
+        self.cut_at = ""
+        """Once: "request": before the next script call reaches the server. "reply": before its
+        answer reaches the log.
+        """
+        self._cutting = ""
+        self._path = path
+        self._target = target
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+            await listener.bind(str(self._path))
+            listener.listen()
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                while True:
+                    accepted, _ = await listener.accept()
+                    nursery.start_soon(self._serve, trio.SocketStream(accepted))
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        server = await trio.open_unix_socket(str(self._target))
+        async with client, server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer, server, client)
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while data := await client.receive_some():
+                    if self.cut_at and b"EVALSHA" in data:
+                        self._cutting, self.cut_at = self.cut_at, ""
+                        if self._cutting == "request":
+                            break
+                    await server.send_all(data)
+            if self._cutting != "reply":
+                nursery.cancel_scope.cancel()
+
+    async def _answer(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await server.receive_some():
+                if self._cutting == "reply":
+                    self._cutting = ""
+                    break
+                await client.send_all(data)
+        await client.aclose()
+
+
+@pytest.mark.parametrize("cut_at", ["request", "reply"])
+async def test_a_commit_whose_answer_was_lost_is_resolved(
+    real_server: EmbeddedServer,
+    client: Any,  # noqa: ANN401
+    tmp_path: Path,
+    book: str,
+    cut_at: str,
+) -> None:
+    """Cut before the server saw it: it is sent again. Cut after: it is found in the record."""
+    proxy = Proxy(tmp_path / "p", real_server.socket)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        async with open_redis_log(proxy.url, rng=random.Random(1)) as log:
+            ids = await led(log, book, 4)
+            client.script_load(scripts.COMMIT.source)
+            proxy.cut_at = cut_at
+            assert await log.commit([batch(book, ids, "0-0")]) == [None]
+            assert proxy.cut_at == "", "the connection was cut"
+            assert log.statistics().connections_lost == 1
+            assert (await log.facts(book, "outcomes")).added == len(ids)
+            assert (await log.read_record(book)).position == ids[-1]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("cut_at", ["request", "reply"])
+async def test_a_finish_whose_answer_was_lost_is_reported(
+    real_server: EmbeddedServer,
+    client: Any,  # noqa: ANN401
+    tmp_path: Path,
+    book: str,
+    cut_at: str,
+) -> None:
+    """It may have happened; the caller repeats it, and the machine takes a double for what it is."""
+    proxy = Proxy(tmp_path / "p", real_server.socket)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        async with open_redis_log(proxy.url, rng=random.Random(1)) as log:
+            ids = await led(log, book, 0)
+            client.script_load(scripts.FINISH.source)
+            proxy.cut_at = cut_at
+            with pytest.raises(LogUnavailableError, match="was lost"):
+                await log.finish_actions("payments", book, [("1-1", TICK)])
+            added = (await log.facts(book, "inputs")).added - len(ids)
+            assert added == (1 if cut_at == "reply" else 0)
+        nursery.cancel_scope.cancel()
 
 
 async def test_other_peoples_groups_hold_trimming_back(
