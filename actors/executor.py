@@ -166,6 +166,14 @@ class Executor:
         Raises:
           LogError: The log needs a person (any but being unavailable).
         """
+        try:
+            await self._run(stop, books)
+        finally:
+            self._queue_in.close()
+            self._queue_out.close()
+        self._events.info("executor_stopped", left_pending=len(self._held))
+
+    async def _run(self, stop: trio.Event, books: Sequence[str] | None) -> None:
         options = self._options
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._limit_stop, stop, nursery.cancel_scope)
@@ -184,9 +192,6 @@ class Executor:
             while self._held:
                 await self._room_or_books.wait()
             nursery.cancel_scope.cancel()
-        self._queue_in.close()
-        self._queue_out.close()
-        self._events.info("executor_stopped", left_pending=len(self._held))
 
     async def _limit_stop(self, stop: trio.Event, everything: trio.CancelScope) -> None:
         await stop.wait()
