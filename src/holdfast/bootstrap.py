@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, assert_never
 from holdfast.config.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     import trio
@@ -49,7 +49,7 @@ class SystemClock:
 
 
 @asynccontextmanager
-async def open_log(settings: Settings) -> AsyncIterator[Log]:
+async def open_log(settings: Settings) -> AsyncGenerator[Log, None]:
     """The log on the server that *settings* name.
 
     Raises:
@@ -65,7 +65,7 @@ async def open_log(settings: Settings) -> AsyncIterator[Log]:
 
 
 @asynccontextmanager
-async def open_provider(settings: Settings) -> AsyncIterator[Provider]:
+async def open_provider(settings: Settings) -> AsyncGenerator[Provider, None]:
     """The payment provider that *settings* name.
 
     Raises:

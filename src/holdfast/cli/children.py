@@ -113,7 +113,7 @@ class Child:
     async def wait(self) -> int:
         """Wait until the child has ended; return its exit code."""
         if self._pidfd is None:
-            while self._process.poll() is None:
+            while self._process.poll() is None:  # noqa: ASYNC110 - there is nothing to wait on
                 await trio.sleep(POLL_S)
         else:
             await trio.lowlevel.wait_readable(self._pidfd)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, cast
 
 import typer
 
@@ -69,7 +69,7 @@ def fail(sentence: str, code: int = EXIT_FAILED) -> NoReturn:
 
 
 @contextmanager
-def errors_of_one_sentence() -> Iterator[None]:
+def errors_of_one_sentence() -> Generator[None, None, None]:
     """Turn what a user can put right into a sentence and an exit code; let bugs through."""
     try:
         yield
@@ -108,7 +108,7 @@ def _expected(error: BaseException) -> tuple[str, int] | None:
 
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[BaseException] = error
+        group = cast("BaseExceptionGroup[BaseException]", error)
         return [leaf for part in group.exceptions for leaf in _leaves(part)]
     return [error]
 
@@ -155,7 +155,7 @@ async def _interruptible(main: Callable[[], Awaitable[int]], sigterm_code: int) 
 
 
 @asynccontextmanager
-async def stop_on_signal() -> AsyncIterator[trio.Event]:
+async def stop_on_signal() -> AsyncGenerator[trio.Event, None]:
     """Yield a ``trio.Event`` that the first SIGINT or SIGTERM sets; a second one ends the process."""
     import trio
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic
@@ -28,7 +28,7 @@ from holdfast.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from holdfast.actors.booking.messages import DefinePractice
     from holdfast.actors.ports import Log
@@ -175,7 +175,7 @@ async def _import(
 @asynccontextmanager
 async def _service(
     settings: Settings, up: bool
-) -> AsyncIterator[tuple[Supervisor | None, Settings, Log]]:
+) -> AsyncGenerator[tuple[Supervisor | None, Settings, Log], None]:
     """The service that runs, or one of our own."""
     from holdfast.bootstrap import open_log
     from holdfast.cli.service import log_of_running_service
@@ -241,7 +241,7 @@ def _tell_event(part: str, what: str) -> None:
 
 
 @contextmanager
-def _progress_shown() -> Iterator[Callable[[Progress], None]]:
+def _progress_shown() -> Generator[Callable[[Progress], None], None, None]:
     """Bars on a terminal, a line now and then elsewhere; both on stderr."""
     if not sys.stderr.isatty():
         yield _Lines()

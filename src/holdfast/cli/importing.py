@@ -71,7 +71,7 @@ class BookRows:
         self.ids: list[tuple[int, int]] = []
         self.names: dict[Name, None] = {}
         self.scanned = GENESIS
-        self.decided_to = (0, 0)
+        self.decided_to: tuple[int, int] = (0, 0)
         self.at_rest = False
 
     @property

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.cli.common import CliError
+from holdfast.cli.mapping import Row
 
 if TYPE_CHECKING:
+    from _csv import Reader
     from collections.abc import Sequence
 
-    from holdfast.cli.mapping import Row, Rows
+    from holdfast.cli.mapping import Rows
 
 ROWS_MAX: Final = 5_000_000
 """Most rows of one file."""
@@ -53,7 +55,7 @@ def read_rows(path: Path, rows: Rows, columns: Sequence[str]) -> Iterator[Line]:
             path, "rt", encoding=rows.encoding, errors="surrogateescape", newline=""
         ) as file:
             yield from _lines(csv.reader(file, delimiter=rows.delimiter), path, columns)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CliError(f"cannot read {path}: {why}") from None
     except LookupError:
@@ -72,7 +74,7 @@ def sorted_rows(path: Path, rows: Rows, columns: Sequence[str]) -> list[Line]:
     return lines
 
 
-def _lines(reader: csv._reader, path: Path, columns: Sequence[str]) -> Iterator[Line]:  # pyright: ignore[reportPrivateUsage]
+def _lines(reader: Reader, path: Path, columns: Sequence[str]) -> Iterator[Line]:
     try:
         headings = next(reader)
     except StopIteration:

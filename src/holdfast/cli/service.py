@@ -12,7 +12,7 @@ from holdfast.cli.common import EXIT_FAILED, CliError
 from holdfast.cli.supervisor import Status, Supervisor, read_status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from holdfast.actors.ports import Log
     from holdfast.cli.supervisor import Part
@@ -43,7 +43,7 @@ def _with_status(settings: Settings, status: Status) -> Settings:
 
 
 @asynccontextmanager
-async def log_of_running_service(settings: Settings) -> AsyncIterator[tuple[Settings, Log]]:
+async def log_of_running_service(settings: Settings) -> AsyncGenerator[tuple[Settings, Log], None]:
     """The log of the service that runs for *settings*, for a command that needs its actors.
 
     Raises:
@@ -63,7 +63,7 @@ async def log_of_running_service(settings: Settings) -> AsyncIterator[tuple[Sett
 @asynccontextmanager
 async def log_to_look_at(
     settings: Settings, parts: Sequence[Part] = ("server",)
-) -> AsyncIterator[tuple[Settings, Log]]:
+) -> AsyncGenerator[tuple[Settings, Log], None]:
     """The log of the service that runs for *settings*, for a command that only looks at it.
 
     Where none runs, *parts* of it are started on the data folder for as long as the command takes.

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal
@@ -90,14 +90,20 @@ class Status(msgspec.Struct, frozen=True):
 def read_status(data: Path) -> Status | None:
     """What runs in the folder *data*; None where nothing does."""
     try:
-        status = msgspec.json.decode((data / STATUS_FILE).read_bytes(), type=Status)
         with (data / LOCK_FILE).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return status  # somebody holds the lock, so the file is true
+            if _is_locked(lock):
+                return msgspec.json.decode((data / STATUS_FILE).read_bytes(), type=Status)
     except (OSError, msgspec.DecodeError):
-        return None
-    return None
+        pass
+    return None  # a file that a killed service left is not taken for a running one
+
+
+def _is_locked(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 class Supervisor:
@@ -127,7 +133,7 @@ class Supervisor:
         self._to_files = to_files
         self._script = script
         self._port = port
-        self._on_event = on_event or (lambda _part, _what: None)
+        self._on_event = on_event or _ignore
         self._children: dict[str, Child] = {}
         self._server: EmbeddedServer | None = None
         self._restarts: dict[str, int] = {}
@@ -164,7 +170,7 @@ class Supervisor:
     # -- starting and stopping ---------------------------------------------
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Supervisor]:
+    async def running(self) -> AsyncGenerator[Supervisor, None]:
         """Run the parts; yield when all are ready; stop them at the end.
 
         Raises:
@@ -370,6 +376,10 @@ class Supervisor:
         new = path.with_suffix(".new")
         new.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
         new.replace(path)
+
+
+def _ignore(_part: str, _what: str) -> None:
+    """Nobody wants to know."""
 
 
 def _backoff_s(failures: int) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -13,32 +15,41 @@ if TYPE_CHECKING:
     from holdfast.actors.booking.views import Appointment, PaymentView
     from holdfast.cli.checks import Finding
 
+WIDE = 100
+"""From so many columns on, ids are shown."""
+
 STYLES = {"held": "yellow", "requested": "yellow", "confirmed": "green", "completed": "dim"}
 
 
-def calendar_table(title: str, appointments: Sequence[Appointment]) -> Table:
-    """Appointments in order of time, a line between days."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("day", "from", "to", "staff", "service", "customer", "status", "booking"):
+def calendar_table(title: str, appointments: Sequence[Appointment], width: int) -> Table:
+    """Appointments in order of time, a gap between days; with their ids if there is room."""
+    table = _table(title)
+    with_ids = width >= WIDE
+    for name in ("day", "time", "staff", "service", "customer", "status"):
         table.add_column(name, no_wrap=True)
+    if with_ids:
+        table.add_column("booking", no_wrap=True)
     last = ""
     for item in appointments:
         day = item.start[:10]
         if last and day != last:
             table.add_section()
         style = STYLES.get(item.status, "")
-        table.add_row(
+        cells = [
             weekday(day) if day != last else "",
-            item.start[11:16],
-            item.end[11:16],
-            item.staff,
-            item.service,
-            item.customer,
+            f"{item.start[11:16]}–{item.end[11:16]}",
+            escape(item.staff),
+            escape(item.service),
+            escape(item.customer),
             f"[{style}]{item.status}[/]" if style else item.status,
-            item.booking,
-        )
+        ]
+        table.add_row(*cells, *([item.booking] if with_ids else []))
         last = day
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
 
 
 def weekday(day: str) -> str:
@@ -48,15 +59,15 @@ def weekday(day: str) -> str:
 
 def holds_table(appointments: Sequence[Appointment]) -> Table:
     """Requests that wait for a payment."""
-    table = Table(title="Holds", title_justify="left", header_style="bold")
+    table = _table("Holds")
     for name in ("from", "staff", "service", "customer", "until (UTC)", "booking"):
         table.add_column(name, no_wrap=True)
     for item in appointments:
         table.add_row(
             item.start[:16].replace("T", " "),
-            item.staff,
-            item.service,
-            item.customer,
+            escape(item.staff),
+            escape(item.service),
+            escape(item.customer),
             clock(item.deadline_ms),
             item.booking,
         )
@@ -70,7 +81,7 @@ def payments_table(payments: Sequence[PaymentView]) -> Table:
         what = (payment.desired, payment.observed, payment.currency)
         count, cents = sums.get(what, (0, 0))
         sums[what] = (count + 1, cents + payment.amount_cents)
-    table = Table(title="Payments", title_justify="left", header_style="bold")
+    table = _table("Payments")
     table.add_column("desired")
     table.add_column("observed")
     table.add_column("payments", justify="right")
@@ -97,8 +108,6 @@ def mark(holds: bool) -> str:
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
     """A line for each finding, and one for each problem under it."""
-    from rich.markup import escape
-
     lines: list[str] = []
     for finding in findings:
         lines.append(f"{mark(finding.holds)} {escape(finding.said)}")
