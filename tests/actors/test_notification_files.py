@@ -39,6 +39,10 @@ class FixedClock:
         return 1_700_000_000_000
 
 
+def files_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 async def test_a_message_is_written_once_and_can_be_read(tmp_path: Path) -> None:
     mailer = FileMailer(tmp_path)
     message = render("demo", NOTIFY, 1_700_000_000_000)
@@ -59,7 +63,7 @@ async def test_nothing_is_written_outside_the_folder(tmp_path: Path, name: str) 
     folder = tmp_path / "mail"
     hostile = f"x\r\nBcc: evil@example.org\r\n\r\n{name}"
     await FileMailer(folder).deliver(Message(name, name, hostile, hostile, "text"))
-    (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]
+    (path,) = files_under(tmp_path)
     assert path.parent.parent == folder
     read = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
     assert read["bcc"] is None
