@@ -236,19 +236,19 @@ class EmbeddedServer:
         self._acquire_lock()
         self._place_socket()
         assert self._lock is not None
+        shim = (sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()))
         try:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())),
-                    *self._command(self._binary),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=self._folder,
-                pass_fds=[self._lock.fileno()],
-                start_new_session=True,  # Ctrl-C on a terminal is for us; we stop it in order
-            )
+            # What is wrong with the options is said before the server opens its log.
+            with (self._folder / "server.log").open("ab") as words:
+                self._process = subprocess.Popen(
+                    [*shim, *self._command(self._binary)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=words,
+                    cwd=self._folder,
+                    pass_fds=[self._lock.fileno()],
+                    start_new_session=True,  # Ctrl-C on a terminal is for us; we stop it in order
+                )
         except OSError as error:
             self._release()
             raise ServerError(f"{self._binary.path} cannot be run: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from holdfast.transport.connection import connect, parse_url
 from holdfast.transport.redis_log import open_redis_log
 from holdfast.transport.server import (
     EmbeddedServer,
+    ServerBinary,
     ServerConfig,
     ServerError,
     embedded_server,
@@ -218,6 +220,32 @@ async def test_damaged_data_is_reported(own_server: EmbeddedServer) -> None:
     own_server.start()
     with pytest.raises(ServerError, match=r"the server ended at once: .*server\.log"):
         await own_server.wait_ready()
+
+
+@pytest.mark.slow
+async def test_a_program_that_will_not_run_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "valkey-server"
+    path.write_text("#!/bin/sh\necho 'this machine is too small' >&2\nexit 1\n")
+    path.chmod(0o755)
+    folder = tmp_path / "data"
+    server = EmbeddedServer(ServerConfig(folder), ServerBinary(path, "valkey", (9, 0)))
+    server.start()
+    with pytest.raises(ServerError, match="this machine is too small; see"):
+        await server.wait_ready()
+    server.stop_now()
+    assert running_url(folder) is None
+
+
+@pytest.mark.slow
+async def test_a_port_that_is_taken_is_reported(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = EmbeddedServer(ServerConfig(tmp_path / "data", port=taken.getsockname()[1]))
+        server.start()
+        with pytest.raises(ServerError, match="in use"):
+            await server.wait_ready()
+        server.stop_now()
 
 
 def fake_server(folder: Path, name: str, says: str) -> Path:
