@@ -14,7 +14,8 @@ from holdfast.actors.booking.zones import LAST_DAY, MINUTE_MS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from holdfast.actors.booking.book import Book, Member, Practice
+    from holdfast.actors.booking.book import Book, Booking, Member, Practice
+    from holdfast.actors.booking.calendar import Day
     from holdfast.actors.booking.messages import RequestAuto, Service
 
 WINDOW_DAYS_MAX = 92
@@ -44,7 +45,8 @@ class Window(NamedTuple):
 def window(practice: Practice, now: int) -> Window:
     """The practice's window of starts at *now*: exactly the least notice is enough (C21)."""
     today = practice.today(now)
-    last_day = min(today + practice.policies.advance_days_max, LAST_DAY - 2)
+    # Far enough from the calendar's end that each start can be written in any zone.
+    last_day = min(today + practice.policies.advance_days_max, LAST_DAY - 3)
     return Window(now + practice.notice_ms, today, last_day)
 
 
@@ -67,7 +69,29 @@ def free_starts(book: Book, member: Member, day: int, duration_min: int, win: Wi
     if win.from_ms > today.start_ms:
         first = -(-(win.from_ms - today.start_ms) // MINUTE_MS)
         found = found >> first << first
+    if found and book.contenders:
+        found = _without_crowded(book, member, today, found)
     return found
+
+
+def _without_crowded(book: Book, member: Member, day: Day, found: int) -> int:
+    """*found* without the starts for which no more requests may compete; at most a day's grid."""
+    rest = found
+    while rest:
+        first = lowest(rest)
+        rest &= rest - 1
+        if is_crowded(book, member.id, day.start_ms + first * MINUTE_MS):
+            found &= ~(1 << first)
+    return found
+
+
+def is_crowded(book: Book, staff: str, start_ms: int) -> bool:
+    """Whether as many requests compete for a slot as the practice allows."""
+    policies = book.practices[-1].policies
+    return (
+        policies.contention == "first_payment_wins"
+        and book.contenders.get((staff, start_ms), 0) >= policies.contenders_max
+    )
 
 
 def best_member(book: Book, members: Sequence[Member], day: int, first: int) -> Member:
@@ -90,9 +114,15 @@ def best_member(book: Book, members: Sequence[Member], day: int, first: int) -> 
 
 
 def pick(
-    book: Book, practice: Practice, service: Service, wish: RequestAuto, customer: str, now: int
+    book: Book,
+    practice: Practice,
+    service: Service,
+    wish: RequestAuto,
+    customer: str,
+    now: int,
+    moving: Booking | None = None,
 ) -> Slot | None:
-    """The best slot inside the preferences, or None.
+    """The best slot inside the preferences, or None; *moving* is the booking that it is for, if any.
 
     Days in the order given, on each the schedule's ranges, in each the preferred ranges in the order
     given, in each the grid's starts (U-06); never outside the preferences, and never at a time when
@@ -105,7 +135,12 @@ def pick(
         else practice.members
     )
     for day in _days(wish, win):
-        slot = _pick_on(book, practice, members, service.duration_min, wish, customer, day, win)
+        possible = [free_starts(book, member, day, service.duration_min, win) for member in members]
+        busy = 0
+        for own in book.customer_days.get((customer, day), ()):
+            if own is not moving:
+                busy |= own.mask
+        slot = _pick_on(book, practice, members, possible, busy, service.duration_min, wish, day)
         if slot is not None:
             return slot
     return None
@@ -143,19 +178,16 @@ def _pick_on(
     book: Book,
     practice: Practice,
     members: Sequence[Member],
+    possible: Sequence[int],
+    busy: int,
     duration_min: int,
     wish: RequestAuto,
-    customer: str,
     day: int,
-    win: Window,
 ) -> Slot | None:
-    possible = [free_starts(book, member, day, duration_min, win) for member in members]
+    """The best slot on a day, of each member's *possible* starts; not in *busy* minutes."""
     anybody = 0
     for bits in possible:
         anybody |= bits
-    busy = 0
-    for own in book.customer_days.get((customer, day), ()):
-        busy |= own.mask
     if busy:
         anybody &= starts(((1 << 1500 + duration_min) - 1) & ~busy, duration_min)
     if not anybody:

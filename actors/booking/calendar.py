@@ -7,6 +7,7 @@ starts are free for thirty minutes" is a handful of shifts over a whole day at o
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.actors.booking.messages import TimeRange
+
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
+)
+"""What RFC 3339 allows, and seconds may be missing; the library's parser varies with its version."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_NAIVE = datetime(1970, 1, 1)  # noqa: DTZ001 - local wall time has no zone
@@ -83,13 +89,15 @@ def parse_instant(text: str) -> tuple[int, bool] | None:
     Returns:
       None where *text* is no such time or lies outside the calendar.
     """
+    if _INSTANT.fullmatch(text) is None:
+        return None
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())
     except ValueError:
         return None
     local = moment.tzinfo is None
     since = moment - (_EPOCH_NAIVE if local else _EPOCH)
-    if since.microseconds or not FIRST_DAY < since.days < LAST_DAY - 1 or text[10:11] not in "Tt ":
+    if since.microseconds or not FIRST_DAY < since.days < LAST_DAY - 1:
         return None
     return since.days * DAY_MS + since.seconds * 1000, local
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.actors.booking import availability, lifecycle, payments, zones
 from holdfast.actors.booking.book import AWAITING, LIVE, Booking, Payment
-from holdfast.actors.booking.calendar import parse_date
+from holdfast.actors.booking.calendar import Calendar, parse_date
 from holdfast.actors.booking.messages import (
     Accepted,
     Action,
@@ -78,6 +78,9 @@ def _define(book: Book, command: DefinePractice, asked: Asked, input_id: str) ->
                     "slot_conflict",
                     input_id,
                 )
+        if _clocks_change(book, command):
+            details = "The zone's clocks differ from those by which there are bookings"
+            return Refused(DEFINITION, details, "slot_conflict", input_id)
     book.define(command)
     return _defined(book)
 
@@ -85,6 +88,19 @@ def _define(book: Book, command: DefinePractice, asked: Asked, input_id: str) ->
 def _defined(book: Book) -> Accepted:
     offsets = book.revisions[-1].offsets
     return Accepted((PracticeDefined(len(book.revisions) - 1, zones.digest(offsets)),))
+
+
+def _clocks_change(book: Book, command: DefinePractice) -> bool:
+    """Whether a live booking would begin at another minute of its day: masks would not compare."""
+    offsets = list(zones.load(command.zone))
+    if offsets == book.revisions[-1].offsets:
+        return False
+    calendar = Calendar(zones.Zone(offsets), {}, command.grid_min)
+    return any(
+        booking.start_ms != calendar.day(booking.day).start_ms + booking.first * zones.MINUTE_MS
+        for booking in book.bookings.values()
+        if booking.status in LIVE
+    )
 
 
 def _has_live(book: Book, member: Member) -> bool:
@@ -127,7 +143,7 @@ def _request_slot(
     slot = _find(book, practice, service, command.staff, customer, moment, input_id)
     if not isinstance(slot, availability.Slot):
         return slot
-    refusal = _too_many(book, practice, customer, slot, input_id)
+    refusal = _too_many(book, practice, customer, input_id)
     if refusal is not None:
         return refusal
     return _take(book, practice, service, command, asked, slot, customer, now, input_id, emit)
@@ -187,7 +203,7 @@ def _find(
         return _shut(members, day, input_id)
     own = _own_overlap(book, customer, service, day, wanted)
     if own is not None:
-        return _duplicate(practice, own, input_id)
+        return _duplicate(own, input_id)
     sheets = book.sheets
     free: list[Member] = []
     for member in at_work:
@@ -196,6 +212,12 @@ def _find(
             free.append(member)
     if not free:
         return Refused(CREATION, CONFLICT, "slot_conflict", input_id)
+    if book.contenders:
+        free = [m for m in free if not availability.is_crowded(book, m.id, moment.start_ms)]
+        if not free:
+            waiting = practice.policies.contenders_max
+            details = f"{waiting} requests already compete for this slot"
+            return Refused(CREATION, details, "slot_conflict", input_id)
     best = free[0] if len(free) == 1 else availability.best_member(book, free, day, moment.first)
     return availability.Slot(best.id, day, moment.first, moment.start_ms)
 
@@ -233,11 +255,11 @@ def _own_overlap(
     return min(own, key=lambda b: (b.status != "confirmed", b.created_ms, b.id))
 
 
-def _duplicate(practice: Practice, own: Booking, input_id: str) -> Accepted | Refused:
+def _duplicate(own: Booking, input_id: str) -> Accepted | Refused:
     if own.status == "confirmed":
         details = f"The customer already has this appointment: {own.id}"
         return Refused(CREATION, details, "duplicate_booking", input_id)
-    return Accepted((_held(practice, own, repeated=True),))
+    return Accepted((_held(own, repeated=True),))
 
 
 def _request_auto(
@@ -265,7 +287,7 @@ def _request_auto(
     if slot is None:
         details = "No free slot within the preferences"
         return Refused(CREATION, details, "no_slot_found", input_id)
-    refusal = _too_many(book, practice, customer, slot, input_id)
+    refusal = _too_many(book, practice, customer, input_id)
     if refusal is not None:
         return refusal
     return _take(book, practice, service, command, asked, slot, customer, now, input_id, emit)
@@ -302,19 +324,11 @@ def _whose(named: str, input_id: str) -> Refused:
     return Refused(CREATION, "The customer is missing", "validation_failed", input_id)
 
 
-def _too_many(
-    book: Book, practice: Practice, customer: str, slot: Slot, input_id: str
-) -> Refused | None:
-    policies = practice.policies
-    limit = policies.holds_per_customer_max
+def _too_many(book: Book, practice: Practice, customer: str, input_id: str) -> Refused | None:
+    limit = practice.policies.holds_per_customer_max
     if limit and book.customer_holds.get(customer, 0) >= limit:
         details = f"The customer has {limit} unconfirmed requests; confirm or cancel one first"
         return Refused(CREATION, details, "rate_limited", input_id)
-    if policies.contention == "first_payment_wins":
-        waiting = book.contenders.get((slot.staff, slot.start_ms), 0)
-        if waiting >= policies.contenders_max:
-            details = f"{waiting} requests already compete for this slot"
-            return Refused(CREATION, details, "slot_conflict", input_id)
     return None
 
 
@@ -355,7 +369,7 @@ def _take(
         0 if auto is not None else slot.start_ms,
     )
     book.add(booking)
-    held = _held(practice, booking)
+    held = _held(booking)
     if price:
         payments.drive(book, booking, now, emit)
         return Accepted((held,))
@@ -365,7 +379,7 @@ def _take(
     return Accepted(tuple(events))
 
 
-def _held(practice: Practice, booking: Booking, repeated: bool = False) -> SlotHeld | SlotRequested:
+def _held(booking: Booking, repeated: bool = False) -> SlotHeld | SlotRequested:
     kind = SlotRequested if booking.status == "requested" else SlotHeld
     return kind(
         booking.id,
@@ -375,7 +389,7 @@ def _held(practice: Practice, booking: Booking, repeated: bool = False) -> SlotH
         booking.start,
         booking.duration_min,
         booking.payment.amount_cents,
-        practice.currency,
+        booking.payment.currency,
         booking.due_ms,
         repeated,
     )

@@ -6,6 +6,8 @@ one sentence, never another exception. Encoding is canonical, since the hash cha
 
 from __future__ import annotations
 
+import json
+import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import InputEntry
 
 BookingInput = Normal[m.Message] | Completed[m.PaymentResult]
+
+MS_MAX: Final = 1 << 52
+"""Latest time of an input, far in the future: times computed from it still fit every encoding."""
+
+KEY_MAX: Final = 255
+"""Longest idempotency key; the book keeps it for a day or longer."""
 
 SEQUENCE_MAX: Final = 1 << 51
 """Largest sequence number of an input: its actions' stream ids are 4,096 times as large."""
@@ -45,7 +53,7 @@ _COMMAND_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in COMMANDS
 _REPORT_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in REPORTS.items()}
 _JSON = msgspec.json.Encoder()
 _PACK = msgspec.msgpack.Encoder()
-_PRINCIPALS = ("customer:", "staff:", "service:")
+_PRINCIPAL = re.compile(r"(customer|staff|service):[A-Za-z0-9][A-Za-z0-9_.:@-]{0,63}", re.ASCII)
 
 
 class WireError(ValueError):
@@ -61,6 +69,8 @@ def decode(entry: InputEntry) -> BookingInput:
     if entry.problem:
         raise WireError(entry.problem)
     ms, _, sequence = entry.id.partition("-")
+    if int(ms) >= MS_MAX:
+        raise WireError(f"the id's time is beyond {MS_MAX}; let the server set ids")
     if int(sequence) >= SEQUENCE_MAX:
         raise WireError(
             f"the id's sequence number is beyond {SEQUENCE_MAX}; let the server set ids"
@@ -69,14 +79,18 @@ def decode(entry: InputEntry) -> BookingInput:
     try:
         if decoder is not None:
             command = decoder.decode(entry.body)
-            if not entry.by.startswith(_PRINCIPALS) or entry.by.endswith(":"):
+            if _PRINCIPAL.fullmatch(entry.by) is None:
                 raise WireError("field 'by' must be customer:ID, staff:ID or service:NAME")
+            if len(entry.key) > KEY_MAX:
+                raise WireError(f"the idempotency key may be {KEY_MAX} characters long, not longer")
+            _check_unique(entry.body, command)
             asked = m.Asked(command, entry.key, entry.by, body_digest(command))
             return Normal(entry.id, int(ms), asked)
         report_decoder = _REPORT_DECODERS.get(entry.type)
         if report_decoder is None:
             raise WireError(f"unknown type {entry.type[:64]!r}")
         report = report_decoder.decode(entry.body)
+        _check_unique(entry.body, report)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise WireError(f"{entry.type}: {error}") from None
     if not entry.by.startswith("service:"):
@@ -85,6 +99,29 @@ def decode(entry: InputEntry) -> BookingInput:
         return Completed(entry.id, int(ms), report.action, report)
     assert not isinstance(report, m.PaymentResult)
     return Normal(entry.id, int(ms), report)
+
+
+def _check_unique(body: bytes, message: msgspec.Struct) -> None:
+    """Refuse a field that is there twice: decoders differ in which one they take.
+
+    Without escapes each name and each text takes two quotes, so where *body* has as many as the
+    message in canonical form, which leaves defaults out, no name is there twice.
+    """
+    surely = (
+        type(message) is not m.DefinePractice  # it says its defaults
+        and b"\\" not in body
+        and body.count(b'"') == _JSON.encode(message).count(b'"')
+    )
+    if not surely:
+        json.loads(body, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise WireError(f"field {name[:64]!r} is there twice: send it once")
+        names.add(name)
 
 
 def body_digest(command: m.Command) -> str:
