@@ -7,6 +7,7 @@ Everything is imported where it is chosen, so that a process loads no more than 
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import socket
@@ -125,9 +126,17 @@ async def run_actor(
                 assert_never(kind)
 
 
+def calm_garbage_collection() -> None:
+    """Look for reference cycles seldom: a book has none, and looking costs more the larger it is."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
 async def _run_booking(log: Log, settings: Settings, stop: trio.Event) -> None:
     from holdfast.actors.booking.actor import BookingOptions, run_booking
 
+    calm_garbage_collection()
     own = settings.booking
     options = BookingOptions(
         batch_max=own.batch_max,

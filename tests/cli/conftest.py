@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,11 +16,12 @@ from typer.testing import CliRunner
 from holdfast.cli.app import app
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
 TIMEOUT_S = 60
 

@@ -12,9 +12,12 @@ import pytest
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import Any
 
+    Service = Callable[..., AbstractContextManager[Any]]
+    End = Callable[[Any, signal.Signals], int]
     Holdfast = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.slow
@@ -80,7 +83,7 @@ def test_an_import_is_done_once_and_ends_the_same_whatever_is_killed(
     out = holdfast(*command, tmp_path / "one")
     first = result_of(out)
     assert "line 6 is left out: it has 1 columns instead of 6" in out.stderr
-    assert "line 10 is left out: it the column day is no date" in out.stderr
+    assert "line 10 is left out: the column day is no date" in out.stderr
     assert (first["rows"], first["bad_rows"]) == (ROWS + 2, 2)
     assert first["appended"] == first["decided"] == ROWS
     assert first["accepted"] + sum(first["refused"].values()) == ROWS
@@ -101,7 +104,7 @@ def test_an_import_is_done_once_and_ends_the_same_whatever_is_killed(
 
 
 def test_an_import_into_a_running_service_appends_the_rest(
-    holdfast: Holdfast, up: Any, end: Any, files: tuple[Path, Path], tmp_path: Path
+    holdfast: Holdfast, up: Service, end: End, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rows, mapping = files
     half = tmp_path / "half.csv"

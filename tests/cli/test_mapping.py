@@ -182,14 +182,14 @@ def test_rows_are_collected_by_book_in_order_and_bad_ones_are_reported() -> None
     bad = ROW | {"id": "9", "day": "never"}
     again = ROW | {"day": "2026-01-06"}
     books, left_out = collect(
-        Mapper(mapping()), [*lines(ROW, other, bad, again), Line(9, {}, "is no CSV")]
+        Mapper(mapping()), [*lines(ROW, other, bad, again), Line(9, {}, "it is no CSV")]
     )
     assert list(books) == ["centro", "sao-jose"]
     assert [command.key for command in books["sao-jose"].waiting] == ["row-7"]
     assert [(row.line, row.problem) for row in left_out] == [
         (4, "the column day is no date: 'never'"),
-        (5, "has the key of an earlier row: row-7"),
-        (9, "is no CSV"),
+        (5, "it has the key of an earlier row: row-7"),
+        (9, "it is no CSV"),
     ]
 
 

@@ -45,9 +45,9 @@ def test_bad_rows_are_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     data = b'id,name\n1\n2,a,b\n\n3,\xff\n4,"two\nlines"\n5,e\n'
     lines = list(read_rows(write(tmp_path, data), Rows(), ["id", "name"]))
     assert [(line.number, line.problem) for line in lines] == [
-        (2, "has 1 columns instead of 2"),
-        (3, "has 3 columns instead of 2"),
-        (5, "is not in the mapping's encoding"),
+        (2, "it has 1 columns instead of 2"),
+        (3, "it has 3 columns instead of 2"),
+        (5, "it is not in the mapping's encoding"),
         (7, ""),
         (8, ""),
     ]
@@ -57,7 +57,7 @@ def test_bad_rows_are_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
 def test_a_field_without_end_is_one_bad_row(tmp_path: Path) -> None:
     data = b'id,name\n1,"' + b"x" * 200_000 + b"\n2,b\n"
     lines = list(read_rows(write(tmp_path, data), Rows(), ["id", "name"]))
-    assert lines[0].problem.startswith("is no CSV")
+    assert lines[0].problem.startswith("it is no CSV")
 
 
 def test_accents_of_another_encoding(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     Holdfast = Callable[..., subprocess.CompletedProcess[str]]
+    Gone = Callable[..., list[int]]
+    End = Callable[[Any, signal.Signals], int]
     Service = Callable[..., AbstractContextManager[Any]]
 
 pytestmark = pytest.mark.slow
@@ -61,7 +63,7 @@ def confirmed(holdfast: Holdfast, data: Path, count: int) -> Callable[[], bool]:
 
 
 def test_a_request_is_pushed_decided_paid_shown_and_checked_and_ctrl_c_leaves_nothing(
-    holdfast: Holdfast, up: Service, gone: Any, end: Any, tmp_path: Path
+    holdfast: Holdfast, up: Service, gone: Gone, end: End, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     with up(data) as service:
@@ -111,7 +113,7 @@ def test_a_request_is_pushed_decided_paid_shown_and_checked_and_ctrl_c_leaves_no
 
 
 def test_parts_that_are_killed_come_back_and_nothing_is_lost(
-    holdfast: Holdfast, up: Service, gone: Any, end: Any, tmp_path: Path
+    holdfast: Holdfast, up: Service, gone: Gone, end: End, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     with up(data) as service:
@@ -140,7 +142,7 @@ def test_parts_that_are_killed_come_back_and_nothing_is_lost(
 
 
 def test_kill_9_of_the_supervisor_leaves_nothing_running_and_the_folder_usable(
-    holdfast: Holdfast, up: Service, gone: Any, end: Any, tmp_path: Path
+    holdfast: Holdfast, up: Service, gone: Gone, end: End, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     with up(data) as service:
@@ -157,7 +159,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing_running_and_the_folder_usable(
 
 
 def test_a_service_that_is_superseded_stops_and_says_so(
-    holdfast: Holdfast, up: Service, gone: Any, tmp_path: Path
+    holdfast: Holdfast, up: Service, gone: Gone, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     with up(data) as service:
@@ -184,7 +186,7 @@ def _takeovers(url: str) -> int:
 
 
 def test_check_names_what_does_not_hold(
-    holdfast: Holdfast, up: Service, end: Any, tmp_path: Path
+    holdfast: Holdfast, up: Service, end: End, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     with up(data) as service:

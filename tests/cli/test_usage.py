@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
 PUSH = ("push", "demo", "request_auto", "--key", "k", "--by", "customer:K1", "--body")
 

@@ -286,7 +286,7 @@ class _Lines:
 
 def _tell(result: Result, bad: list[BadRow], as_json: bool) -> None:
     for row in bad[:BAD_ROWS_SHOWN_MAX]:
-        print(f"holdfast: line {row.line} is left out: it {row.problem}", file=sys.stderr)
+        print(f"holdfast: line {row.line} is left out: {row.problem}", file=sys.stderr)
     if len(bad) > BAD_ROWS_SHOWN_MAX:
         print(f"holdfast: and {len(bad) - BAD_ROWS_SHOWN_MAX} more lines", file=sys.stderr)
     if as_json:

@@ -12,6 +12,7 @@ that are in its log and not decided yet.
 from __future__ import annotations
 
 from bisect import bisect_right
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -126,7 +127,7 @@ def collect(mapper: Mapper, lines: Sequence[Line]) -> tuple[dict[str, BookRows],
             rows = books.setdefault(name, BookRows(name))
             key = _name(command)
             if key in rows.names:
-                raise RowError(f"has the key of an earlier row: {command.key}")
+                raise RowError(f"it has the key of an earlier row: {command.key}")
         except RowError as error:
             bad.append(BadRow(line.number, str(error)))
             continue
@@ -195,7 +196,7 @@ class Importer:
             if not any(rows.waiting for rows in self._books.values()):
                 return
             if somebody_decides:
-                await self._look()
+                await self._look_if_possible()
             patience.note(self._progress)
             self._on_progress(self._progress)
             if not moved:
@@ -271,12 +272,17 @@ class Importer:
         """
         patience = _Patience()
         while True:
-            await self._look()
+            await self._look_if_possible()
             self._on_progress(self._progress)
             if all(rows.at_rest for rows in self._books.values()):
                 return
             patience.note(self._progress)
             await trio.sleep(POLL_S)
+
+    async def _look_if_possible(self) -> None:
+        """See how far every book is; while the server is away, what was seen last stands."""
+        with suppress(LogUnavailableError):
+            await self._look()
 
     async def _look(self) -> None:
         """See how far every book is."""

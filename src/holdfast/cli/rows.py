@@ -94,7 +94,7 @@ def _lines(reader: Reader, path: Path, columns: Sequence[str]) -> Iterator[Line]
         except StopIteration:
             return
         except csv.Error as error:
-            yield Line(reader.line_num, {}, f"is no CSV: {error}")
+            yield Line(reader.line_num, {}, f"it is no CSV: {error}")
             continue
         if count > ROWS_MAX:
             raise CliError(f"{path} has more than {ROWS_MAX} rows; split it")
@@ -104,10 +104,10 @@ def _lines(reader: Reader, path: Path, columns: Sequence[str]) -> Iterator[Line]
 
 def _line(number: int, values: list[str], width: int, places: list[tuple[str, int]]) -> Line:
     if len(values) != width:
-        return Line(number, {}, f"has {len(values)} columns instead of {width}")
+        return Line(number, {}, f"it has {len(values)} columns instead of {width}")
     row = {name: values[place] for name, place in places}
     if not all(map(_is_text, row.values())):
-        return Line(number, {}, "is not in the mapping's encoding")
+        return Line(number, {}, "it is not in the mapping's encoding")
     return Line(number, row)
 
 

@@ -1,0 +1,68 @@
+"""The composition root puts real parts together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import trio
+
+from holdfast import bootstrap
+from holdfast.actors.ports import LogUnavailableError
+from holdfast.config.settings import Settings, SettingsError, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def settings_of(redis: str | None = None, provider: str | None = None) -> Settings:
+    return load(None, {}, {"redis_url": redis, "provider.url": provider})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", bootstrap.ACTORS)
+async def test_each_actor_runs_on_a_real_server_and_stops_when_told(
+    kind: bootstrap.ActorKind, server_url: str
+) -> None:
+    stop, ready = trio.Event(), trio.Event()
+    settings = settings_of(server_url, "http://127.0.0.1:9")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bootstrap.run_actor, kind, settings, stop, ready.set)
+            await ready.wait()
+            stop.set()
+
+
+async def test_an_actor_without_a_server_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no server is named"):
+        await bootstrap.run_actor("booking", settings_of(), trio.Event())
+
+
+async def test_an_actor_whose_server_is_away_says_so_and_is_not_ready() -> None:
+    ready = trio.Event()
+    with pytest.raises(LogUnavailableError):
+        await bootstrap.run_actor(
+            "booking", settings_of("redis://127.0.0.1:1"), trio.Event(), ready.set
+        )
+    assert not ready.is_set()
+
+
+@pytest.mark.slow
+async def test_a_payment_actor_without_a_provider_is_refused(server_url: str) -> None:
+    with pytest.raises(SettingsError, match="no payment provider is named"):
+        await bootstrap.run_actor("payment", settings_of(server_url), trio.Event())
+
+
+def test_a_script_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text("delay_ms = 'long'")
+    settings = msgspec.structs.replace(settings_of(), data=tmp_path)
+    with pytest.raises(SettingsError, match="delay_ms"):
+        bootstrap.run_provider(settings, script, lambda _url: None)
+
+
+def test_the_clock_is_the_system_s() -> None:
+    clock = bootstrap.SystemClock()
+    first = clock.now_ms()
+    assert 1_700_000_000_000 < first <= clock.now_ms()
