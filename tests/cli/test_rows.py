@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXT = "id,name\n2,b\n1,a\n"
+CUT_SHORT = gzip.compress(TEXT.encode() * 999, mtime=0)[:-20]
 
 
 def write(tmp_path: Path, data: bytes, name: str = "rows.csv") -> Path:
@@ -72,9 +73,10 @@ def test_accents_of_another_encoding(tmp_path: Path) -> None:
         (b"", "rows.csv", Rows(), "is empty"),
         (b"x,y\n", "rows.csv", Rows(), "has no column id; it has x, y"),
         (b"no gzip", "rows.csv.gz", Rows(), "cannot read"),
-        (gzip.compress(TEXT.encode() * 999)[:-20], "rows.csv.gz", Rows(), "cannot read"),
+        (CUT_SHORT, "rows.csv.gz", Rows(), "cannot read"),
         (TEXT.encode(), "rows.csv", Rows(encoding="klingon"), "encoding 'klingon' is unknown"),
     ],
+    ids=["empty", "no column", "no gzip", "cut short", "encoding"],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence(
     tmp_path: Path, data: bytes, name: str, rows: Rows, sentence: str

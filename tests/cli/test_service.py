@@ -209,3 +209,45 @@ def test_check_names_what_does_not_hold(
         assert lost.returncode == 1
         assert f"input {entry_id} (request_auto) has no outcome" in lost.stdout
         assert end(service, signal.SIGTERM) == 0
+
+
+def test_a_practice_can_be_changed_and_changed_back(
+    holdfast: Holdfast, up: Service, end: End, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    never = '{"service":"checkup","ranges":[["00:00","00:15"]]}'  # nobody is open then
+    found = {"dentist": "no_slot_found", "salon": "not_found"}  # only the dentist has checkups
+    for practice in ("dentist", "salon", "dentist", "dentist"):
+        with up(data, "--practice", practice) as service:
+            key = f"k-{service.process.pid}"
+            out = holdfast(
+                "push", "demo", "request_auto", "--key", key, "--by", "customer:K1",
+                "--body", never, "--wait", "--data", data,
+            )  # fmt: skip
+            assert f'"code": "{found[practice]}"' in out.stdout
+            assert end(service, signal.SIGTERM) == 0
+
+
+def test_ctrl_c_in_the_middle_of_the_demo_leaves_nothing(gone: Gone, tmp_path: Path) -> None:
+    data = tmp_path / "demo"
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "holdfast", "demo", "--data", str(data), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+
+        def all_run() -> bool:
+            status = read_status(data)
+            return status is not None and len(status.parts) == 5
+
+        wait_until(all_run)
+        status = read_status(data)
+        assert status is not None
+        demo.send_signal(signal.SIGINT)
+        out, errors = demo.communicate(timeout=WAIT_S)
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert (demo.returncode, out, errors) == (130, b"", b"")
+    assert gone([part.pid for part in status.parts.values()], 5) == []

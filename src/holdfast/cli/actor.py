@@ -10,6 +10,7 @@ import typer
 from holdfast.cli.common import (
     EXIT_FAILED,
     EXIT_GOOD,
+    CliError,
     ConfigOption,
     DataOption,
     RedisOption,
@@ -53,11 +54,21 @@ def actor(
         settings = settings_of(data, redis, config)
         configure(settings.log, kind)
         if kind == "provider":
-            from holdfast.bootstrap import run_provider
-
-            run_provider(settings, script, ready)
+            _provide(settings, script, ready)
         else:
             raise typer.Exit(trio.run(_until_stopped, kind, settings, ready, parent))
+
+
+def _provide(settings: Settings, script: Path | None, ready: Callable[[str], None]) -> None:
+    from holdfast.actors.payment.journal import JournalError
+    from holdfast.bootstrap import run_provider
+
+    try:
+        run_provider(settings, script, ready)
+    except JournalError as error:
+        raise CliError(str(error)) from None
+    except OSError as error:
+        raise CliError(f"the sandbox provider cannot run: {error}") from None
 
 
 async def _until_stopped(

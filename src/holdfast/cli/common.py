@@ -85,6 +85,16 @@ def errors_of_one_sentence() -> Generator[None, None, None]:
 
 def _expected(error: BaseException) -> tuple[str, int] | None:
     """The sentence and exit code of an error that is no bug of ours."""
+    found: tuple[str, int] | None = None
+    for leaf in _leaves(error):
+        said = _sentence(leaf)
+        if said is None:
+            return None  # a bug beside it must not be hidden
+        found = found or said
+    return found
+
+
+def _sentence(leaf: BaseException) -> tuple[str, int] | None:
     from holdfast.actors.booking.actor import DivergedError
     from holdfast.actors.booking.runner import BookBugError, VersionError
     from holdfast.actors.ports import LogError, ProviderUnavailableError, SupersededError
@@ -92,17 +102,16 @@ def _expected(error: BaseException) -> tuple[str, int] | None:
     from holdfast.cli.mapping import MappingError
     from holdfast.config.settings import SettingsError
 
-    for leaf in _leaves(error):
-        if isinstance(leaf, CliError):
-            return str(leaf), leaf.code
-        if isinstance(leaf, SettingsError | MappingError | MessageError):
-            return str(leaf), EXIT_USAGE
-        if isinstance(leaf, SupersededError):
-            return str(leaf), EXIT_SUPERSEDED
-        if isinstance(leaf, LogError | VersionError | BookBugError | DivergedError):
-            return str(leaf), EXIT_FAILED
-        if isinstance(leaf, ProviderUnavailableError):
-            return f"the payment provider does not answer: {leaf}", EXIT_FAILED
+    if isinstance(leaf, CliError):
+        return str(leaf), leaf.code
+    if isinstance(leaf, SettingsError | MappingError | MessageError):
+        return str(leaf), EXIT_USAGE
+    if isinstance(leaf, SupersededError):
+        return str(leaf), EXIT_SUPERSEDED
+    if isinstance(leaf, LogError | VersionError | BookBugError | DivergedError):
+        return str(leaf), EXIT_FAILED
+    if isinstance(leaf, ProviderUnavailableError):
+        return f"the payment provider does not answer: {leaf}", EXIT_FAILED
     return None
 
 

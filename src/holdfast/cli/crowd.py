@@ -87,6 +87,7 @@ def script(seed: int) -> Script:
         delay_ms=10,
         delay_spread_ms=60,
         wait_s=3.0,
+        pending_reads=0,
     )
 
 

@@ -60,21 +60,33 @@ def demo(
         )
 
     async def main() -> int:
+        import trio
+
         from holdfast.cli.rehearsal import rehearse
 
-        with _live(as_json) as show:
-            result = await rehearse(settings, customers, seed, show)
+        try:
+            with _live(as_json) as show:
+                result = await rehearse(settings, customers, seed, show)
+        except trio.Cancelled:
+            _forget(folder, data)
+            raise
         if as_json:
             print_json(result)
         else:
             _print(result)
         if not result.holds:
             print(f"holdfast: the data is kept in {folder}", file=sys.stderr)
-        elif data is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        return EXIT_GOOD if result.holds else EXIT_FAILED
+            return EXIT_FAILED
+        _forget(folder, data)
+        return EXIT_GOOD
 
     run(main)
+
+
+def _forget(folder: Path, named: Path | None) -> None:
+    """Remove the temporary folder; one that the user named stays."""
+    if named is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _print(result: Result) -> None:

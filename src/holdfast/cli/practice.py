@@ -38,15 +38,16 @@ def read_practice(file: Path) -> DefinePractice:
         raise SettingsError(f"{file} is no practice: {error}.") from None
 
 
-def define(practice: DefinePractice, by: str) -> NewInput:
+def define(practice: DefinePractice, by: str, revision: int = 0) -> NewInput:
     """The command that opens a book with *practice*, or changes it to that.
 
-    Its idempotency key derives from the practice, so that the same practice is defined once.
+    Its idempotency key derives from the practice, so that the same practice is defined once, and
+    from *revision*, so that it can be defined again after another one.
     """
     from holdfast.cli.commands import encode_command
 
     body = msgspec.json.encode(practice)
     digest = hashlib.blake2b(body, digest_size=8).hexdigest()
     return encode_command(
-        "define_practice", msgspec.json.decode(body), key=f"practice-{digest}", by=by
+        "define_practice", msgspec.json.decode(body), key=f"practice-{digest}-{revision}", by=by
     )

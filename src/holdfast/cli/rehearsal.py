@@ -57,8 +57,8 @@ class Counts(msgspec.Struct):
         """One line for people."""
         bookings = ", ".join(f"{count} {status}" for status, count in sorted(self.bookings.items()))
         return (
-            f"{self.done} of {self.customers} customers through, {self.pushed} requests pushed, "
-            f"{self.decided} inputs decided: {bookings or 'no bookings yet'}"
+            f"{self.done}/{self.customers} customers, {self.pushed} pushed, "
+            f"{self.decided} decided: {bookings or 'no bookings yet'}"
         )
 
 

@@ -374,7 +374,10 @@ class Supervisor:
         )
         path = self.data / STATUS_FILE
         new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
+        # The server's URL may have a password in it: nobody else may read the file.
+        with open(new, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(text)
         new.replace(path)
 
 

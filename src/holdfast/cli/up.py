@@ -97,11 +97,15 @@ async def open_book(supervisor: Supervisor, book: str, practice: DefinePractice)
     import msgspec
 
     from holdfast.bootstrap import open_log
+    from holdfast.cli.follow import follow
     from holdfast.cli.practice import define
     from holdfast.cli.push import wait_outcome
 
     async with open_log(supervisor.settings) as log:
-        [entry_id] = await log.append(book, [define(practice, OPERATOR)])
+        revisions = (await follow(log, book)).state.revisions
+        is_current = bool(revisions) and revisions[-1].definition == practice
+        command = define(practice, OPERATOR, len(revisions) - is_current)
+        [entry_id] = await log.append(book, [command])
         outcome = await wait_outcome(log, book, entry_id, DECIDED_S_MAX)
     if outcome is None:
         raise CliError(f"the practice of {book} was not decided within {DECIDED_S_MAX:g} s", 1)
@@ -116,7 +120,9 @@ def _tell_event(part: str, what: str) -> None:
 
 
 def _greet(supervisor: Supervisor, book: str, as_json: bool) -> None:
-    url = supervisor.settings.redis_url or ""
+    from holdfast.config.redact import redacted
+
+    url = redacted(supervisor.settings.redis_url or "")
     if as_json:
         print_json(
             {
