@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.actors.booking.calendar import lowest, mask, parse_date, starts, weekday_of
-from holdfast.actors.booking.zones import LAST_DAY, MINUTE_MS
+from holdfast.actors.booking.zones import FIRST_DAY, LAST_DAY, MINUTE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,9 +45,9 @@ class Window(NamedTuple):
 def window(practice: Practice, now: int) -> Window:
     """The practice's window of starts at *now*: exactly the least notice is enough (C21)."""
     today = practice.today(now)
-    # Far enough from the calendar's end that each start can be written in any zone.
+    # Far enough from the calendar's ends that each start can be asked for, whatever the zone.
     last_day = min(today + practice.policies.advance_days_max, LAST_DAY - 3)
-    return Window(now + practice.notice_ms, today, last_day)
+    return Window(now + practice.notice_ms, max(today, FIRST_DAY + 2), last_day)
 
 
 def free_minutes(book: Book, member: Member, day: int) -> int:

@@ -380,7 +380,9 @@ def _some_start(rng: random.Random, now: int) -> str:
             ["garbage-time-16chars", "2026-13-01T10:00", "1999-01-01T10:00Z", "2026-06-02T10:07",
              "2026-03-29T02:30", "2026-10-25T02:30", "9999-12-31T23:59Z", "2026-06-02T10:00:01Z"]
         )  # fmt: skip
-    moment = datetime.fromtimestamp(now / 1000, tz=UTC) + timedelta(days=rng.choice([0, 0, 1, 1, 2]))
+    moment = datetime.fromtimestamp(now / 1000, tz=UTC) + timedelta(
+        days=rng.choice([0, 0, 1, 1, 2])
+    )
     return f"{moment:%Y-%m-%d}T{rng.choice([8, 9, 9, 10, 11, 14]):02d}:{rng.choice([0, 0, 15, 20, 30, 45]):02d}"
 
 
@@ -414,7 +416,11 @@ def random_inputs(desk: Desk, seed: int, steps: int, contention: str) -> Iterato
     seen: list[tuple[str, str]] = []
     past: list[Asked] = []
     for _ in range(steps):
-        seen.extend((i, b.payment.id) for i, b in desk.state.in_flight.items() if (i, b.payment.id) not in seen[-40:])
+        seen.extend(
+            (i, b.payment.id)
+            for i, b in desk.state.in_flight.items()
+            if (i, b.payment.id) not in seen[-40:]
+        )
         desk.now += rng.choice([0, 0, 1, 1_000, 5_000, 60_000, 600_000, 7_200_000])
         input_id, kind = desk.next_id(), rng.random()
         if kind < 0.02 or not desk.state.practices:
@@ -423,7 +429,9 @@ def random_inputs(desk: Desk, seed: int, steps: int, contention: str) -> Iterato
             yield Normal(input_id, desk.now, asked)
         elif kind < 0.45:
             command = _some_command(rng, desk)
-            by = rng.choice(["customer:K1", "customer:K2", "customer:K3", "staff:ann", "service:web"])
+            by = rng.choice(
+                ["customer:K1", "customer:K2", "customer:K3", "staff:ann", "service:web"]
+            )
             key = rng.choice(["", "same", *[f"k{input_id}"] * 18])
             asked = Asked(command, key, by, wire.body_digest(command))
             past.append(asked)
