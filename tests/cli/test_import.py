@@ -31,7 +31,7 @@ column = "place"
 file = "dentist"
 zone = "America/Sao_Paulo"
 currency = "BRL"
-staff = 2
+staff = 1
 [practice.policies]
 holds_per_customer_max = 0
 advance_days_max = 3660
@@ -87,7 +87,10 @@ def test_an_import_is_done_once_and_ends_the_same_whatever_is_killed(
     assert (first["rows"], first["bad_rows"]) == (ROWS + 2, 2)
     assert first["appended"] == first["decided"] == ROWS
     assert first["accepted"] + sum(first["refused"].values()) == ROWS
+    # There is more demand than room, and that is the only reason to refuse anybody.
     assert first["accepted"] > 0
+    assert first["refused"]["no_slot_found"] > 0
+    assert set(first["refused"]) == {"no_slot_found"}
     assert set(first["digests"]) == {"sao-jose", "centro", "joana-d-arc"}
     assert len(set(first["digests"].values())) == 3
     assert first["checks"] == "ok"

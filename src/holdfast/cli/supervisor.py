@@ -225,10 +225,15 @@ class Supervisor:
         self._write_status()
 
     async def _stop(self) -> None:
-        """Stop all parts in reverse order, even those that do not want to."""
-        for name in reversed(list(self._children)):
-            child = self._children[name]
-            await child.stop(STOP_S_MAX)
+        """Stop the actors all at once, then the provider that they call, then the server."""
+        provider = self._children.pop("provider", None)
+        async with trio.open_nursery() as nursery:
+            for child in self._children.values():
+                nursery.start_soon(child.stop, STOP_S_MAX)
+        if provider is not None:
+            await provider.stop(STOP_S_MAX)
+            self._children["provider"] = provider
+        for child in self._children.values():
             child.close()
         self._children.clear()
         await self._stop_server()
