@@ -83,9 +83,7 @@ def take_result(
 ) -> None:
     """Take in a payment result and let the booking follow."""
     settle_ms = book.practices[booking.revision].policies.check_settle_s * 1000
-    changed = payments.observe(
-        book, booking, action_id, result, now, settle_ms, emit, events
-    )
+    changed = payments.observe(book, booking, action_id, result, now, settle_ms, emit, events)
     observed = booking.payment.observed
     if not changed:
         pass
