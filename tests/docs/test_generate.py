@@ -39,7 +39,7 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - JSON
         for inner in node.values():
             yield from walk(inner)
     elif isinstance(value, list):
-        for inner in cast("list[Any]", value):
+        for inner in value:  # pyright: ignore[reportUnknownVariableType]
             yield from walk(inner)
 
 

@@ -204,10 +204,10 @@ def test_a_refusal_changes_nothing_but_the_memory_of_its_key() -> None:
     desk = Desk(dentist())
     desk.hold()
     before = desk.digest()
-    assert refused(desk.ask(slot(), "customer:K2", key=""))
+    assert refused(desk.ask(slot(), "customer:K2", key=""))[0] == "idempotency_key_required"
     assert desk.digest() == before
     counts = len(desk.state.keys)
-    assert refused(desk.ask(slot(), "customer:K2", key="k"))
+    assert refused(desk.ask(slot(), "customer:K2", key="k"))[0] == "slot_conflict"
     assert len(desk.state.keys) == counts + 1
     del desk.state.keys["customer:K2", "RequestSlot", "k"]
     desk.state.key_queue.pop()
