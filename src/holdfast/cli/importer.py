@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from holdfast.config.settings import Settings
 
 BAD_ROWS_SHOWN_MAX: Final = 10
+RESTART_LOOK_S: Final = 0.05
+"""How often to look whether a killed booking actor runs again."""
+
 LINE_EVERY_S: Final = 5.0
 """Where there is no terminal, progress is a line so often."""
 
@@ -165,6 +168,7 @@ async def _import(
         await importer.append(somebody_decides=up)
         if up:
             await importer.wait_until_at_rest()
+            await killer.finish()
         provider = None
         if found.provider.url is not None:
             provider = await stack.enter_async_context(open_provider(found))
@@ -204,6 +208,15 @@ class _Killer:
         due = (self.killed + 1) / (self._kills + 1)
         if progress.share >= due and self._supervisor.kill("booking"):
             self.killed += 1
+
+    async def finish(self) -> None:
+        """Kill as often as is left to do: the last rows may have been decided between two looks."""
+        import trio
+
+        while self._supervisor is not None and self.killed < self._kills:
+            if self._supervisor.kill("booking"):
+                self.killed += 1
+            await trio.sleep(RESTART_LOOK_S)  # until it is started again
 
 
 def _practice(practice: PracticeOf | None, mapping: Path) -> DefinePractice | None:
