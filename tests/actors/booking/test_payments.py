@@ -197,6 +197,33 @@ def test_never_heard_of_it_is_not_believed_while_the_call_may_be_on_its_way() ->
     assert desk.calls() == ["preauthorize", *["check_status"] * 4]
 
 
+@pytest.mark.parametrize(("settle_s", "believed"), [(5, True), (6, False)])
+def test_never_heard_of_it_is_believed_from_the_settle_time_on(
+    settle_s: int, believed: bool
+) -> None:
+    desk = Desk(dentist(check_settle_s=settle_s))
+    booking = desk.hold()
+    desk.settle(booking, "unknown")
+    desk.cancel(booking)
+    desk.tick()
+    assert desk.now == NOW + 5 * SECOND
+    assert kinds(desk.settle(booking, "none")) == [
+        "payment_observed" if believed else "check_scheduled"
+    ]
+
+
+def test_the_distances_begin_anew_after_a_change() -> None:
+    desk = Desk(dentist())
+    booking = desk.hold()
+    for answer in ("unknown", "unknown", "authorized"):
+        desk.settle(booking, "authorized" if answer == "authorized" else "unknown")
+        if booking.payment.due_ms:
+            desk.tick()
+    desk.cancel(booking)
+    desk.settle(booking, "unknown")
+    assert booking.payment.due_ms == desk.now + 5 * SECOND
+
+
 def test_a_call_without_effect_is_repeated_with_a_pause() -> None:
     """A provider that voids nothing and says so at once must not be asked in a tight loop."""
     desk = Desk(dentist())
