@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import gc
 import inspect
 import os
 import random
@@ -127,7 +128,7 @@ class Guard:
         reached, such as ``"psycopg"``.
     """
 
-    __slots__ = ("_allow", "_base", "_outer", "_profiler", "_trusted", "touched")
+    __slots__ = ("_allow", "_base", "_collects", "_outer", "_profiler", "_trusted", "touched")
 
     def __init__(self, allow: tuple[str, ...] = (), trusted: tuple[str, ...] = ()) -> None:
         self._allow = allow
@@ -135,6 +136,7 @@ class Guard:
         self._base: FrameType | None = None
         self._outer: Guard | None = None
         self._profiler: Profiler | None = None
+        self._collects = False
         self.touched: list[str] = []
         """What was touched, and where, in order; never cleared by the guard itself."""
 
@@ -143,6 +145,9 @@ class Guard:
         if not _hooked:
             sys.addaudithook(_hook)
             _hooked = True
+        # A collection runs other people's finalizers and callbacks in the middle of the transition.
+        self._collects = gc.isenabled()
+        gc.disable()
         self._base = _caller(inspect.currentframe())
         thread = get_ident()
         self._outer = _inside.get(thread)
@@ -163,6 +168,8 @@ class Guard:
         else:
             _inside[get_ident()] = self._outer
         self._base = self._outer = self._profiler = None
+        if self._collects:
+            gc.enable()
 
     def _profile(self, frame: FrameType, event: str, arg: Any) -> None:  # noqa: ANN401
         if event == "c_call":
