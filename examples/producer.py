@@ -57,7 +57,9 @@ def main() -> None:
     if outcome["status"] != "accepted":
         sys.exit(f"refused: {outcome['details']} ({outcome['code']})")
     for event in outcome["events"]:
-        print(f"{event['type']}: {event['start']} with {event['staff']}, booking {event['booking']}")
+        print(
+            f"{event['type']}: {event['start']} with {event['staff']}, booking {event['booking']}"
+        )
 
 
 if __name__ == "__main__":
