@@ -98,7 +98,7 @@ class Booking(_Section, frozen=True):
     """
 
     batch_max: Annotated[int, Meta(ge=1, le=512)] = 512
-    snapshot_inputs: Annotated[int, Meta(ge=1, le=10_000_000)] = 50_000
+    snapshot_inputs: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     snapshot_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 300.0
     grace_s: Seconds = 10.0
 

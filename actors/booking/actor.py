@@ -71,7 +71,7 @@ class BookingOptions(msgspec.Struct, frozen=True):
 
     batch_max: int = BATCH_MAX
     wait_s: float = 5.0
-    snapshot_inputs: int = 50_000
+    snapshot_inputs: int = 100_000
     snapshot_s: float = 300.0
     retry_s: float = 0.05
     retry_s_max: float = 2.0

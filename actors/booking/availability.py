@@ -6,17 +6,18 @@ when it is booked (domain section 5, lesson 1).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.actors.booking.calendar import lowest, mask, parse_date, starts, weekday_of
+from holdfast.actors.booking.calendar import lowest, mask, minute_of, parse_date, starts, weekday_of
 from holdfast.actors.booking.zones import FIRST_DAY, LAST_DAY, MINUTE_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from holdfast.actors.booking.book import Book, Booking, Member, Practice
     from holdfast.actors.booking.calendar import Day
-    from holdfast.actors.booking.messages import RequestAuto, Service
+    from holdfast.actors.booking.messages import RequestAuto, Service, TimeRange
 
 WINDOW_DAYS_MAX = 92
 """Most days that one auto-selection looks at."""
@@ -57,11 +58,22 @@ def free_minutes(book: Book, member: Member, day: int) -> int:
     return opened if sheet is None else opened & ~sheet.taken
 
 
-def free_starts(book: Book, member: Member, day: int, duration_min: int, win: Window) -> int:
-    """The minutes at which an appointment may start, as bits."""
+def free_starts(
+    book: Book, member: Member, day: int, duration_min: int, win: Window, within: int = -1
+) -> int:
+    """The minutes at which an appointment may start, as bits.
+
+    Args:
+      book: The book.
+      member: With whom.
+      day: Local date.
+      duration_min: How long it takes.
+      win: When it may start.
+      within: The minutes in which it must lie; -1 for any. On a full day this alone answers.
+    """
     if not win.today <= day <= win.last_day:
         return 0
-    free = free_minutes(book, member, day)
+    free = free_minutes(book, member, day) & within
     if not free:
         return 0
     today = member.calendar.day(day)
@@ -135,7 +147,12 @@ def pick(
         else practice.members
     )
     for day in _days(wish, win):
-        possible = [free_starts(book, member, day, service.duration_min, win) for member in members]
+        within = _preferred_minutes(practice, wish, day)
+        possible = [
+            free_starts(book, member, day, service.duration_min, win, within) for member in members
+        ]
+        if not any(possible):
+            continue
         busy = 0
         for own in book.customer_days.get((customer, day), ()):
             if own is not moving:
@@ -198,6 +215,29 @@ def _pick_on(
     free = [member for member, bits in zip(members, possible, strict=True) if bits >> first & 1]
     member = best_member(book, free, day, first)
     return Slot(member.id, day, first, practice.calendar.day(day).start_ms + first * MINUTE_MS)
+
+
+def _preferred_minutes(practice: Practice, wish: RequestAuto, day: int) -> int:
+    """The minutes of a day that lie in any preferred range; -1 where there is no preference."""
+    if not wish.ranges:
+        return -1
+    calendar = practice.calendar
+    if calendar.day(day).plain:
+        return _plain_minutes(tuple(wish.ranges))
+    return _union(calendar.span(day, wanted) for wanted in wish.ranges)
+
+
+@lru_cache(maxsize=4096)
+def _plain_minutes(ranges: tuple[TimeRange, ...]) -> int:
+    return _union((minute_of(first), minute_of(last)) for first, last in ranges)
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> int:
+    minutes = 0
+    for first, end in spans:
+        if end > first:
+            minutes |= mask(first, end - first)
+    return minutes
 
 
 def _first_by_preference(

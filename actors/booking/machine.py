@@ -6,7 +6,7 @@ the same: fire the timers that are due, then answer retries from memory, then de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from holdfast.actors.booking import lifecycle, rules
 from holdfast.actors.booking.book import ORPHANS_MAX, Book, Keyed
@@ -70,17 +70,19 @@ class BookingMachine:
             timers = _fire_due(state, now, emit)
         if state.key_queue and state.key_queue[0].until_ms <= now:
             state.forget_keys(now)
-        if isinstance(input, Completed):
+        if type(input) is Completed:
             return Outcome(_payment_result(state, input, emit), timers)
-        message = input.message
-        if isinstance(message, Asked):
-            result, replayed = _command(state, message, now, input.id, emit)
+        # By exact type: isinstance of a struct that it is not takes three times as long.
+        message = cast("Normal[Message]", input).message
+        kind = type(message)
+        if kind is Asked:
+            result, replayed = _command(state, cast("Asked", message), now, input.id, emit)
             return Outcome(result, timers, replayed)
-        if isinstance(message, DeliveryReport):
-            return Outcome(_delivery(state, message), timers)
-        if isinstance(message, TakenOver):
-            return Outcome(self._taken_over(state, message, emit), timers)
-        assert isinstance(message, Tick)
+        if kind is DeliveryReport:
+            return Outcome(_delivery(state, cast("DeliveryReport", message)), timers)
+        if kind is TakenOver:
+            return Outcome(self._taken_over(state, cast("TakenOver", message), emit), timers)
+        assert kind is Tick
         return Outcome(NOTHING, timers) if timers else NO_OUTCOME
 
     def restore(self, state: Book, emit: Emit[Action], after: str = "", until: str = "") -> bool:
@@ -159,9 +161,7 @@ def _command(
         details = "This idempotency key was used for another request"
         return Refused("Validation failed", details, "idempotency_key_reused", input_id), False
     result = rules.decide(book, asked, now, input_id, emit)
-    if type(result) is Accepted or (
-        isinstance(result, Refused) and result.code not in rules.TRANSIENT
-    ):
+    if isinstance(result, Accepted) or result.code not in rules.TRANSIENT:
         practice = book.practice
         hours = practice.policies.idempotency_h if practice is not None else 24
         book.keep_key(Keyed(name, asked.digest, now + hours * lifecycle.HOUR_MS, result))

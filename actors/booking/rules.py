@@ -311,8 +311,8 @@ def _wish_problem(practice: Practice, wish: RequestAuto, now: int) -> str:
 
 def _customer(named: str, by: str) -> str:
     """Whose booking it is: customers book for themselves, services and staff for the one named."""
-    kind, _, name = by.partition(":")
-    if kind == "customer":
+    if by.startswith("customer:"):
+        name = by[len("customer:") :]
         return name if not named or named == name else ""
     return named
 
