@@ -50,8 +50,9 @@ def confirm(book: Book, booking: Booking, emit: Emit[Action], events: list[Event
     else:
         book.move_to(booking, "confirmed", booking.end_ms)
     booking.version += 1
+    moved = bool(events) and type(events[-1]) is SlotMoved  # a customer must hear of the new time
     events.append(BookingConfirmed(booking.id, booking.version, booking.staff, booking.start))
-    tell(book, booking, "confirmed", emit)
+    tell(book, booking, "moved" if moved else "confirmed", emit)
 
 
 def end(book: Book, booking: Booking, status: Status, now: int, emit: Emit[Action]) -> None:

@@ -35,8 +35,9 @@ _KINDS = {
         "Somebody else was given this time first. Your money on hold is released.",
     ),
     "moved": (
-        "New time",
-        "The time first found for you was taken. This one fits what you asked for too.",
+        "Confirmed at another time",
+        "The time first found for you was taken. This one fits what you asked for too, and it is "
+        "confirmed.",
     ),
     "cancelled": (
         "Cancelled",

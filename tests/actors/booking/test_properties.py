@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import random
 import sys
 from pathlib import Path
@@ -36,7 +35,7 @@ from .world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from holdfast.actors.booking.book import Booking
     from holdfast.actors.ports import ActionEntry, OutcomeEntry
@@ -75,19 +74,7 @@ def test_after_the_faults_stop_everything_comes_to_an_end(seed: int, contention:
     assert set(till.payments.values()) <= {"captured", "voided", "refunded", "declined"}
 
 
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    """No garbage collection: a callback of hypothesis would look at the clock inside the machine."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("contention", ["hold", "first_payment_wins"])
 @pytest.mark.parametrize("seed", range(10))
 def test_the_machine_keeps_every_rule_of_the_framework(seed: int, contention: str) -> None:
