@@ -25,7 +25,7 @@ from holdfast.actors.ports import GENESIS, NewInput
 from holdfast.bootstrap import open_log, open_provider
 from holdfast.cli.checks import Checker
 from holdfast.cli.children import Child
-from holdfast.cli.follow import catch_up, follow, is_settled, order
+from holdfast.cli.follow import catch_up, follow, order
 from holdfast.cli.supervisor import Supervisor
 from holdfast.config.settings import Settings, load, to_environ
 
@@ -115,7 +115,7 @@ async def wait_rest(log: Log) -> BookRunner:
         while True:
             await catch_up(log, BOOK, runner)
             decided = (await log.read_record(BOOK)).position == runner.position
-            if decided and all(is_settled(payment) for payment in views.payments(runner.state)):
+            if decided and all(payment.at_rest for payment in views.payments(runner.state)):
                 return runner
             after = {BOOK: runner.position}
             await log.read_inputs(after, 1, 0.2)

@@ -51,6 +51,12 @@ def is_settled(payment: Payment) -> bool:
     )
 
 
+def is_at_rest(payment: Payment) -> bool:
+    """Whether nothing more happens to the payment unless somebody asks for it, or its time comes."""
+    kept = payment.desired == payment.observed == "authorized"
+    return is_settled(payment) or (kept and not payment.in_flight and not payment.due_ms)
+
+
 def wanted_call(payment: Payment) -> Call:
     """The call that brings *observed* nearer to *desired*; "" where there is none to make."""
     desired, observed = payment.desired, payment.observed

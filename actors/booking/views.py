@@ -12,6 +12,7 @@ import msgspec
 
 from holdfast.actors.booking.book import AWAITING, OCCUPYING
 from holdfast.actors.booking.calendar import parse_date
+from holdfast.actors.booking.payments import is_at_rest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,7 @@ class PaymentView(msgspec.Struct, frozen=True):
     Attributes:
       in_flight: The id of the action whose result is awaited, or "".
       due_ms: When its status is checked next; 0 where no check is due.
+      at_rest: Nothing more happens to it unless somebody asks, or the appointment's time comes.
     """
 
     payment: str
@@ -55,6 +57,7 @@ class PaymentView(msgspec.Struct, frozen=True):
     observed: str
     in_flight: str
     due_ms: int = 0
+    at_rest: bool = False
 
 
 def calendar(book: Book, first: date, last: date) -> list[Appointment]:
@@ -128,6 +131,7 @@ def payments(book: Book) -> list[PaymentView]:
             payment.observed,
             payment.in_flight,
             payment.due_ms,
+            is_at_rest(payment),
         )
         for booking in book.bookings.values()
         if (payment := booking.payment).amount_cents

@@ -15,7 +15,7 @@ from holdfast.actors.booking.messages import PaymentAction, Preauthorize
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.booking.views import calendar_digest, payments
 from holdfast.actors.ports import GENESIS
-from holdfast.cli.follow import catch_up, is_settled
+from holdfast.cli.follow import catch_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -219,7 +219,7 @@ class Checker:
         count = len(rest)
         for payment in payments(self._runner.state):
             answer = rest.pop(payment.payment, None)
-            if not is_settled(payment):
+            if not payment.at_rest:
                 under_way += 1
                 continue
             problem = _differs(payment, answer)

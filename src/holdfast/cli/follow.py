@@ -16,28 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from holdfast.actors.booking.runner import Decided
-    from holdfast.actors.booking.views import PaymentView
     from holdfast.actors.ports import InputEntry, Log
 
 BATCHES_MAX: Final = 10_000_000
 """Most batches that one call reads; a log that grows faster than we read ends with an error."""
-
-SETTLED: Final = frozenset(
-    {
-        ("authorized", "authorized"),
-        ("authorized", "declined"),
-        ("authorized", "expired"),
-        ("captured", "captured"),
-        ("captured", "declined"),
-        ("captured", "expired"),
-        ("released", "none"),
-        ("released", "voided"),
-        ("released", "refunded"),
-        ("released", "declined"),
-        ("released", "expired"),
-    }
-)
-"""(desired, observed) of payments that wait for nothing."""
 
 
 def order(entry_id: str) -> tuple[int, int]:
@@ -50,12 +32,6 @@ def id_before(entry_id: str) -> str:
     """The greatest id below *entry_id*."""
     ms, seq = order(entry_id)
     return f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{2**64 - 1}"
-
-
-def is_settled(payment: PaymentView) -> bool:
-    """Whether nothing more will happen to *payment* unless somebody asks for it."""
-    waits = payment.in_flight or payment.due_ms
-    return not waits and (payment.desired, payment.observed) in SETTLED
 
 
 async def require_book(log: Log, book: str) -> None:

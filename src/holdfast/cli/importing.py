@@ -22,7 +22,7 @@ from holdfast.actors.booking.views import payments
 from holdfast.actors.ports import BATCH_MAX, GENESIS, LogUnavailableError
 from holdfast.cli.checks import Checker
 from holdfast.cli.common import EXIT_FAILED, CliError
-from holdfast.cli.follow import is_settled, order
+from holdfast.cli.follow import order
 from holdfast.cli.mapping import RowError
 from holdfast.cli.practice import define
 
@@ -327,7 +327,7 @@ class Importer:
                 tally = Tally()
                 checker = Checker(self._log, provider, rows.name, _Counter(rows, tally))
                 report = await checker.run()
-                if not settle or all(map(is_settled, payments(checker.runner.state))):
+                if not settle or all(payment.at_rest for payment in payments(checker.runner.state)):
                     break
                 await trio.sleep(1)
             else:

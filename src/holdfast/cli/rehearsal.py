@@ -15,7 +15,7 @@ from holdfast.actors.booking.views import Appointment, payments, whole_calendar
 from holdfast.bootstrap import open_log, open_provider
 from holdfast.cli.checks import Checker, Finding
 from holdfast.cli.crowd import Crowd, plan, script
-from holdfast.cli.follow import catch_up, is_settled, order
+from holdfast.cli.follow import catch_up, order
 from holdfast.cli.practice import load_practice
 from holdfast.cli.supervisor import Supervisor
 from holdfast.cli.up import open_book
@@ -198,7 +198,7 @@ async def _until_at_rest(log: Log, runner: BookRunner) -> None:
         record = await log.read_record(BOOK)
         if order(inputs.last_id) > order(record.position) or runner.position != inputs.last_id:
             continue
-        if not all(map(is_settled, payments(runner.state))):
+        if not all(payment.at_rest for payment in payments(runner.state)):
             continue
         waiting = 0
         for stream in ("payments", "notifications"):
@@ -256,7 +256,7 @@ async def _own_findings(
         lost.append(f"there are {inputs.added} inputs and {outcomes.added} outcomes")
     killed = supervisor.restarts.get("booking", 0)
     calendar = whole_calendar(runner.state)
-    unsettled = [p.payment for p in payments(runner.state) if not is_settled(p)]
+    unsettled = [p.payment for p in payments(runner.state) if not p.at_rest]
     return [
         Finding(
             "crash",
