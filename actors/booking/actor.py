@@ -126,11 +126,12 @@ async def run_booking(
       books: Which books; None for all there are and will be.
 
     Raises:
-      SupersededError: Every book was taken over by another booking actor.
-      BookBugError: Every book has stopped on a bug of ours.
+      SupersededError: Another booking actor took a book over.
+      BookBugError: The machine failed on an input: a bug of ours.
       DivergedError: A replay contradicts the commit record.
       VersionError: A book was decided by another version of the machine.
-      LogError: The log cannot be used as it is; a person must look.
+      LogError: A book's log cannot be used as it is; a person must look.
+        Each of these gives up one book; the last one is raised when no book is left.
     """
     await _Host(log, clock, owner, options, stop).run(books)
 
@@ -145,7 +146,8 @@ class _Host:
         self._options = options
         self._stop = stop
         self._owned: dict[str, _Owned] = {}
-        self._lost: LogError | BookBugError | None = None
+        self._lost: Exception | None = None  # why the last book was given up
+        self._looked = False  # whether every book that there was at the start has been tried
         self._interrupt_read = trio.CancelScope()
         self._timers_changed = trio.Event()
         self._send, self._receive = trio.open_memory_channel[_Batch](0)
@@ -162,7 +164,7 @@ class _Host:
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first_leaf(group) from None
-        if self._lost is not None and not self._owned:
+        if self._lost is not None and self._has_nothing_left():
             raise self._lost
         with trio.move_on_after(self._options.grace_s):
             await self._leave()
@@ -188,15 +190,25 @@ class _Host:
     async def _discover(self, books: Sequence[str] | None) -> None:
         """Take over every book, now and as new ones appear."""
         if books is not None:
-            for book in books:
-                await self._own(book)
+            await self._own_all(books)
             return
         known: list[str] = []
         while True:
             found = await self._patiently(self._log.wait_books, len(known), self._options.wait_s)
-            for book in found[len(known) :]:
-                await self._own(book)
+            await self._own_all(found[len(known) :])
             known = found
+
+    async def _own_all(self, books: Sequence[str]) -> None:
+        """Take *books* over; one that cannot be decided for does not keep the others from it."""
+        for book in books:
+            try:
+                await self._own(book)
+            except LogUnavailableError:
+                raise
+            except (LogError, BookBugError, DivergedError, VersionError) as error:
+                self._give_up(book, error)
+        self._looked = self._looked or bool(books)
+        self._interrupt_read.cancel()
 
     async def _own(self, book: str) -> None:
         """Take a book over, load it, replay it to its position, and begin to decide for it."""
@@ -245,8 +257,11 @@ class _Host:
                 batch = self._decide_batch(found) if found else None
                 if batch is not None:
                     await self._send.send(batch)
-                if self._lost is not None and not self._owned:
+                if self._has_nothing_left():
                     return
+
+    def _has_nothing_left(self) -> bool:
+        return self._lost is not None and self._looked and not self._owned
 
     async def _read(self) -> Mapping[str, list[InputEntry]]:
         """What has arrived for any owned book; empty where the wait was cut short."""
@@ -275,8 +290,10 @@ class _Host:
             try:
                 decided = runner.decide(entries)
             except BookBugError as error:
-                self._halt(book, error)
-                continue
+                self._give_up(book, error)
+                decided = error.decided  # what came before is good, and its askers wait for it
+                if not decided.outcomes:
+                    continue
             batch.commits.append(
                 Commit(
                     book,
@@ -292,6 +309,8 @@ class _Host:
                     decided.dead_letters,
                 )
             )
+            if book not in self._owned:
+                continue
             if decided.restore_more is not None:
                 batch.restores.append((book, decided.restore_more))
             owned.since_snapshot += len(entries)
@@ -308,12 +327,12 @@ class _Host:
             or age_ms >= self._options.snapshot_s * 1000
         )
 
-    def _halt(self, book: str, error: LogError | BookBugError) -> None:
-        """Give one book up; the others go on."""
-        if self._owned.pop(book, None) is not None:
-            self._lost = error
-            _log.error("book_given_up", book=book, why=str(error))
-            self._interrupt_read.cancel()
+    def _give_up(self, book: str, error: Exception) -> None:
+        """Decide no more for one book; the others go on."""
+        self._owned.pop(book, None)
+        self._lost = error
+        _log.error("book_given_up", book=book, why=str(error))
+        self._interrupt_read.cancel()
 
     # -- commit -----------------------------------------------------------------------------
 
@@ -326,7 +345,7 @@ class _Host:
                 ):
                     owned = self._owned.get(commit.book)
                     if error is not None:
-                        self._halt(commit.book, error)
+                        self._give_up(commit.book, error)
                     elif owned is not None:
                         owned.committed = commit.position
                 for book, page in batch.restores:
@@ -394,9 +413,10 @@ class _Host:
                 else:
                     wake_ms = min(wake_ms, at)
             for book in due:
-                # If it takes longer to be decided, another one does no harm.
-                self._owned[book].tick_at_ms = now + TICK_AGAIN_MS
-                await self._append_tick(book)
+                if book in self._owned:  # it may have been given up while another one was ticked
+                    # If it takes longer to be decided, another one does no harm.
+                    self._owned[book].tick_at_ms = now + TICK_AGAIN_MS
+                    await self._append_tick(book)
             if not due:
                 with trio.move_on_after(max(wake_ms - now, 0) / 1000):
                     await self._timers_changed.wait()

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import InputEntry
 
 
-class BookBugError(Exception):
-    """The machine failed on an input: a bug of ours. The message names the book and the entry."""
-
-
 class VersionError(Exception):
     """A snapshot or log was decided by another version of the machine."""
 
@@ -49,6 +45,18 @@ class Decided(msgspec.Struct, gc=False):
     notifications: list[ActionEntry]
     dead_letters: list[DeadLetter]
     restore_more: TakenOver | None = None
+
+
+class BookBugError(Exception):
+    """The machine failed on an input: a bug of ours. The message names the book and the entry.
+
+    Attributes:
+      decided: What became of the inputs of the batch before that one.
+    """
+
+    def __init__(self, message: str, decided: Decided) -> None:
+        super().__init__(message)
+        self.decided = decided
 
 
 class BookRunner:
@@ -109,7 +117,8 @@ class BookRunner:
             except Exception as error:
                 raise BookBugError(
                     f"book {self.book}: the machine failed at input {entry.id} ({entry.type}): "
-                    f"{type(error).__name__}: {error}; replay up to it to see why"
+                    f"{type(error).__name__}: {error}; replay up to it to see why",
+                    decided,
                 ) from error
         return decided
 

@@ -13,7 +13,8 @@ from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
 from holdfast.actors.booking.actor import BookingOptions, DivergedError, run_booking
 from holdfast.actors.booking.invariants import full_scan
-from holdfast.actors.booking.runner import BookRunner, VersionError
+from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.runner import BookBugError, BookRunner, VersionError
 from holdfast.actors.ports import (
     GENESIS,
     CommitUnknownError,
@@ -21,6 +22,7 @@ from holdfast.actors.ports import (
     NewInput,
     SupersededError,
 )
+from holdfast.machine import Emit, Normal
 from holdfast.transport.memory_log import MemoryLog
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from holdfast.actors.booking.book import Book
+    from holdfast.actors.booking.wire import BookingInput
     from holdfast.actors.ports import ActionEntry, Log, OutcomeEntry
 
 BEGIN_MS = 1_764_547_200_000  # 2025-12-01, a Monday, 01:00 in Berlin
@@ -419,6 +423,64 @@ async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
     held.record = ahead
     with pytest.raises(DivergedError, match="not all in the log"):
         await booking_actor(log, clock, trio.Event())
+
+
+async def test_a_book_that_cannot_be_decided_for_does_not_keep_others_from_it(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = await _left_book(clock)
+    held = log.book(BOOK)
+    held.record = msgspec.structs.replace(held.record, version=99)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        (mine,) = await log.append("other", [new(PRACTICE, "p")])
+        await wait_decided(log, "other", mine)
+        stop.set()
+    await assert_sound(log, "other")
+
+
+async def test_a_bug_stops_its_book_at_its_input_and_no_other_book(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came before the input in the same batch is answered; the input itself never is."""
+    transition = BookingMachine.transition
+
+    def buggy(self: BookingMachine, state: Book, made: BookingInput, emit: Emit[m.Action]) -> Any:  # noqa: ANN401
+        if isinstance(made, Normal) and isinstance(made.message, m.Asked):
+            assert made.message.key != "bug", "planted"
+        return transition(self, state, made, emit)
+
+    monkeypatch.setattr(BookingMachine, "transition", buggy)
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    request = m.RequestAuto("checkup", days=[1])
+    async with trio.open_nursery() as nursery:
+        first = await log.append("other", [new(PRACTICE, "p")])
+        ids = await log.append(
+            BOOK,
+            [
+                new(PRACTICE, "p"),
+                new(request, "k", "customer:K1"),
+                new(request, "bug", "customer:K2"),
+                new(request, "k", "customer:K3"),
+            ],
+        )
+        nursery.start_soon(booking_actor, log, clock, stop)
+        await wait_decided(log, "other", first[0])
+        await wait_decided(log, BOOK, ids[1])
+        second = await log.append("other", [new(request, "k", "customer:K1")])
+        await wait_decided(log, "other", second[0])
+        stop.set()
+    assert (await log.read_record(BOOK)).position == ids[1]
+    assert log.book(BOOK).snapshots == []
+    with pytest.raises(BookBugError, match=f"at input {ids[2]}.*planted"):
+        await run_booking(
+            log, clock, owner="b", options=BookingOptions(), stop=trio.Event(), books=[BOOK]
+        )
+    await assert_sound(log, BOOK)
 
 
 # --- taking over ------------------------------------------------------------------------------
