@@ -1,0 +1,269 @@
+"""Our run queue in trio's run loop: who runs next is our choice, drawn from the seed.
+
+Trio runs each runnable task once a batch, in an order of its own: of the 70 ways to interleave two
+tasks of four steps it reaches 16. Our queue hands out a single task each time trio asks, so that
+every interleaving can happen: all 70.
+
+What trio wakes comes out of sets of tasks and scopes now and then (all that wait for one event, all
+that one deadline cancels), in an order that depends on memory addresses. The queue therefore
+sorts what became runnable within one step by the age of the tasks, before anybody chooses.
+
+This module alone touches trio's private names. It looks for them when it is used, and
+:func:`check_trio` counts the 70: on a version of trio where either fails, nothing runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import trio
+from trio.lowlevel import Task
+
+from holdfast.sim.draws import Draws
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+STREAK_MAX: Final = 1_000
+"""Steps in a row after which PCT demotes a task that keeps others from running."""
+
+
+class SchedulerUnsupportedError(Exception):
+    """This version of trio has no place for our run queue."""
+
+
+class Strategy(Protocol):
+    """Chooses who runs next."""
+
+    def choose(self, ready: list[Task]) -> int:
+        """Index of one of *ready*: at least two tasks, the one that waits longest first."""
+        ...
+
+
+class Fifo:
+    """The task that waits longest; of those woken by the same step, the oldest."""
+
+    def __init__(self, draws: Draws) -> None:
+        self._draws = draws
+
+    def choose(self, ready: list[Task]) -> int:
+        """Index of one of *ready*."""
+        return self._draws.schedule(len(ready), 0)
+
+
+class Uniform:
+    """Any task, all equally likely."""
+
+    def __init__(self, draws: Draws) -> None:
+        self._draws = draws
+
+    def choose(self, ready: list[Task]) -> int:
+        """Index of one of *ready*."""
+        return self._draws.schedule(len(ready))
+
+
+class Pct:
+    """Probabilistic concurrency testing: strict random priorities, changed at few random steps.
+
+    A bug that needs *changes* preemptions at the right places is found with a chance of at least
+    1 / (tasks × steps^changes): far better than uniform choice does for bugs in which one task must
+    be slow for long. Source: Burckhardt et al., "A Randomized Scheduler with Probabilistic
+    Guarantees of Finding Bugs", ASPLOS 2010.
+
+    Args:
+      draws: Records what is chosen; a tape that is being replayed wins.
+      changes: How often the running task falls behind all others.
+      steps: About how many choices the run makes; the changes lie among these.
+    """
+
+    def __init__(self, draws: Draws, changes: int = 3, steps: int = 10_000) -> None:
+        self._draws = draws
+        self._rng = draws.generator("pct")
+        self._changes = sorted(self._rng.randrange(steps) for _ in range(changes))
+        self._priorities: dict[Task, float] = {}
+        self._step = 0
+        self._lowest = 0.0
+        self._last: Task | None = None
+        self._streak = 0
+
+    def choose(self, ready: list[Task]) -> int:
+        """Index of one of *ready*."""
+        self._step += 1
+        priorities = self._priorities
+        best = 0
+        for at, task in enumerate(ready):
+            if task not in priorities:
+                priorities[task] = 1.0 + self._rng.random()
+            if priorities[task] > priorities[ready[best]]:
+                best = at
+        chosen = self._draws.schedule(len(ready), best)
+        self._count(ready[chosen])
+        return chosen
+
+    def _count(self, task: Task) -> None:
+        self._streak = self._streak + 1 if task is self._last else 0
+        self._last = task
+        change = bool(self._changes) and self._step > self._changes[0]
+        if change:
+            del self._changes[0]
+        if change or self._streak >= STREAK_MAX:
+            self._lowest -= 1.0
+            self._priorities[task] = self._lowest
+            self._streak = 0
+
+
+class RunQueue:
+    """Stands in for trio's run queue, and hands out one task a tick.
+
+    Attributes:
+      ticks: Tasks handed out so far.
+    """
+
+    __slots__ = ("_choose", "_ready", "_woken", "ticks")
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._choose = strategy.choose
+        self._ready: list[Task] = []
+        self._woken: list[Task] = []
+        self.ticks = 0
+
+    def append(self, task: Task) -> None:
+        """Take a task that became runnable."""
+        self._woken.append(task)
+
+    def __len__(self) -> int:
+        return len(self._ready) + len(self._woken)
+
+    def __iter__(self) -> Iterator[Task]:
+        # Trio reads the queue once a tick, into a list, and clears it: what is handed out is gone.
+        ready, woken = self._ready, self._woken
+        if woken:
+            if len(woken) > 1:
+                woken.sort(key=_age)
+            ready += woken
+            woken.clear()
+        if not ready:
+            return iter(())
+        self.ticks += 1
+        return iter((ready.pop(self._choose(ready) if len(ready) > 1 else 0),))
+
+    def clear(self) -> None:
+        """Nothing to do: the one task that was handed out has left the queue already."""
+
+    def drain(self) -> list[Task]:
+        """Take all tasks out, those that wait longest first."""
+        left = [*self._ready, *self._woken]
+        self._ready.clear()
+        self._woken.clear()
+        return left
+
+
+class Scheduler(trio.abc.Instrument):
+    """Puts our queue into a run before its first step: pass it in ``instruments``.
+
+    Args:
+      strategy: Chooses who runs next.
+
+    Attributes:
+      queue: The queue, from the run's start on.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.queue = RunQueue(strategy)
+
+    def before_run(self) -> None:
+        """Called by trio."""
+        _replace(_runner(), self.queue)
+
+
+@contextmanager
+def installed(strategy: Strategy) -> Generator[RunQueue]:
+    """Our queue in the current run, for as long as the context lasts.
+
+    Raises:
+      SchedulerUnsupportedError: This trio has no place for it.
+    """
+    runner = _runner()
+    queue = RunQueue(strategy)
+    _replace(runner, queue)
+    try:
+        yield queue
+    finally:
+        runner.runq = deque(queue.drain())
+
+
+def idle_cushion() -> float | None:
+    """The shortest cushion, seconds, that a task in ``trio.testing.wait_all_tasks_blocked`` waits for.
+
+    None if no task is there.
+    """
+    waiting = _runner().waiting_for_idle
+    return cast("float", waiting.keys()[0][0]) if waiting else None
+
+
+def age(task: Task) -> int:
+    """The number of *task* in order of their start; in equal runs equal up to an offset."""
+    return _age(task)
+
+
+def _age(task: Any) -> int:  # noqa: ANN401  # the counter is private
+    return cast("int", task._counter)
+
+
+def _runner() -> Any:  # noqa: ANN401  # trio's Runner is private
+    try:
+        from trio._core._run import GLOBAL_RUN_CONTEXT
+    except ImportError:
+        raise _unsupported("trio._core._run.GLOBAL_RUN_CONTEXT") from None
+    runner = getattr(GLOBAL_RUN_CONTEXT, "runner", None)
+    if runner is None:
+        raise RuntimeError("no trio run is under way: call this from inside one")
+    return runner
+
+
+def _replace(runner: Any, queue: RunQueue) -> None:  # noqa: ANN401
+    for name in ("runq", "waiting_for_idle"):
+        if not hasattr(runner, name):
+            raise _unsupported(f"Runner.{name}")
+    if not hasattr(Task, "_counter"):
+        raise _unsupported("Task._counter")
+    for task in runner.runq:
+        queue.append(task)
+    runner.runq = queue
+
+
+def _unsupported(what: str) -> SchedulerUnsupportedError:
+    return SchedulerUnsupportedError(
+        f"trio {trio.__version__} has no {what}, on which the simulator's scheduler rests: "
+        "install trio 0.30 to 0.35, or adapt sim/scheduler.py"
+    )
+
+
+async def _steps(name: str, trace: list[str], count: int) -> None:
+    for _ in range(count):
+        trace.append(name)
+        await trio.lowlevel.checkpoint()
+
+
+def interleavings(tries: int, strategy: type[Uniform | Fifo | Pct] | None = Uniform) -> list[str]:
+    """The different interleavings of two tasks of four steps that *tries* runs reach, sorted.
+
+    Args:
+      tries: Runs, of seeds 0, 1, 2, …
+      strategy: None leaves it to trio.
+    """
+
+    async def both(trace: list[str]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_steps, "a", trace, 4)
+            nursery.start_soon(_steps, "b", trace, 4)
+
+    seen: dict[str, None] = {}
+    for seed in range(tries):
+        trace: list[str] = []
+        instruments = [] if strategy is None else [Scheduler(strategy(Draws(seed)))]
+        trio.run(both, trace, instruments=instruments)
+        seen["".join(trace)] = None
+    return sorted(seen)
