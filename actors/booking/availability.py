@@ -7,7 +7,9 @@ when it is booked (domain section 5, lesson 1).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from holdfast.actors.booking.calendar import lowest, mask, minute_of, parse_date, starts, weekday_of
 from holdfast.actors.booking.zones import FIRST_DAY, LAST_DAY, MINUTE_MS
@@ -26,7 +28,7 @@ WINDOW_DAYS = 14
 """The window where the request names no last day."""
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True, gc=False):
     """A member of staff and a minute of a day."""
 
     staff: str
@@ -35,7 +37,7 @@ class Slot(NamedTuple):
     start_ms: int
 
 
-class Window(NamedTuple):
+class Window(msgspec.Struct, frozen=True, gc=False):
     """When appointments may start, by the practice's notice and advance policies."""
 
     from_ms: int
@@ -73,10 +75,13 @@ def free_starts(
     """
     if not win.today <= day <= win.last_day:
         return 0
-    free = free_minutes(book, member, day) & within
+    today = member.calendar.day(day)
+    free = today.open & within
+    sheet = book.sheets.get((member.id, day))
+    if sheet is not None:
+        free &= ~sheet.taken
     if not free:
         return 0
-    today = member.calendar.day(day)
     found = starts(free, duration_min) & today.grid
     if win.from_ms > today.start_ms:
         first = -(-(win.from_ms - today.start_ms) // MINUTE_MS)
@@ -146,8 +151,11 @@ def pick(
         if wish.staff
         else practice.members
     )
+    plain = _plain_minutes(tuple(wish.ranges)) if wish.ranges else -1
     for day in _days(wish, win):
-        within = _preferred_minutes(practice, wish, day)
+        within = plain
+        if wish.ranges and not practice.calendar.day(day).plain:
+            within = _union(practice.calendar.span(day, wanted) for wanted in wish.ranges)
         possible = [
             free_starts(book, member, day, service.duration_min, win, within) for member in members
         ]
@@ -217,18 +225,9 @@ def _pick_on(
     return Slot(member.id, day, first, practice.calendar.day(day).start_ms + first * MINUTE_MS)
 
 
-def _preferred_minutes(practice: Practice, wish: RequestAuto, day: int) -> int:
-    """The minutes of a day that lie in any preferred range; -1 where there is no preference."""
-    if not wish.ranges:
-        return -1
-    calendar = practice.calendar
-    if calendar.day(day).plain:
-        return _plain_minutes(tuple(wish.ranges))
-    return _union(calendar.span(day, wanted) for wanted in wish.ranges)
-
-
 @lru_cache(maxsize=4096)
 def _plain_minutes(ranges: tuple[TimeRange, ...]) -> int:
+    """The minutes that lie in any of *ranges*, on a day without a change of clocks."""
     return _union((minute_of(first), minute_of(last)) for first, last in ranges)
 
 

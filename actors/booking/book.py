@@ -63,6 +63,8 @@ Call = Literal["", "preauthorize", "capture", "void", "refund", "check_status"]
 
 ORPHANS_MAX = 256
 
+HOUR_MS = 3_600_000
+
 _Key = TypeVar("_Key")
 
 
@@ -211,6 +213,7 @@ class Practice:
         "_today_until",
         "calendar",
         "currency",
+        "key_ms",
         "members",
         "name",
         "notice_ms",
@@ -242,6 +245,7 @@ class Practice:
         ]
         self.staff = {member.id: member for member in self.members}
         self.own_hours = any(member.calendar is not self.calendar for member in self.members)
+        self.key_ms = definition.policies.idempotency_h * HOUR_MS
         self.notice_ms = definition.policies.minimum_notice_min * zones.MINUTE_MS
         self._today = self._today_from = self._today_until = 0
 
@@ -267,6 +271,7 @@ class Book:
         "key_queue",
         "keys",
         "orphans",
+        "practice",
         "practices",
         "revisions",
         "sheets",
@@ -282,6 +287,7 @@ class Book:
         self.deliveries: dict[str, int] = {}
         # derived
         self.practices: list[Practice] = []
+        self.practice: Practice | None = None  # the last of them, which holds now
         self.sheets: dict[tuple[str, int], Sheet] = {}
         self.timers: list[tuple[int, str, int]] = []  # (due, booking, 0 its own or 1 its payment's)
         self.in_flight: dict[str, Booking] = {}  # by action id, in the order of emission
@@ -291,19 +297,15 @@ class Book:
         self.key_queue: deque[Keyed] = deque()
         self.touched: list[Booking] = []  # by the input being decided
 
-    @property
-    def practice(self) -> Practice | None:
-        """The practice as it is now; None until it is defined."""
-        return self.practices[-1] if self.practices else None
-
     # -- changes ------------------------------------------------------------------------------
 
     def define(self, definition: DefinePractice) -> Practice:
         """Add a revision of the practice; it holds from now on."""
         revision = Revision(definition, list(zones.load(definition.zone)))
         self.revisions.append(revision)
-        self.practices.append(Practice(len(self.practices), revision))
-        return self.practices[-1]
+        self.practice = Practice(len(self.practices), revision)
+        self.practices.append(self.practice)
+        return self.practice
 
     def add(self, booking: Booking) -> None:
         """Take a new booking in; it is live."""
@@ -470,6 +472,7 @@ class Book:
         book = Book()
         book.revisions = state.revisions
         book.practices = [Practice(n, revision) for n, revision in enumerate(state.revisions)]
+        book.practice = book.practices[-1] if book.practices else None
         book.orphans = state.orphans
         book.deliveries = state.deliveries
         in_flight: list[Booking] = []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.actors.booking import payments
 from holdfast.actors.booking.availability import free_minutes, pick
-from holdfast.actors.booking.book import AWAITING
+from holdfast.actors.booking.book import AWAITING, HOUR_MS
 from holdfast.actors.booking.messages import (
     Action,
     BookingCancelled,
@@ -36,8 +36,6 @@ from holdfast.actors.booking.zones import MINUTE_MS
 if TYPE_CHECKING:
     from holdfast.actors.booking.book import Book, Booking, Practice, Status
     from holdfast.machine import Emit
-
-HOUR_MS = 3_600_000
 
 ACTIONS_PER_STEP = 4
 """Most actions that one command, result or timer emits."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from holdfast.actors.booking import lifecycle, rules
-from holdfast.actors.booking.book import ORPHANS_MAX, Book, Keyed
+from holdfast.actors.booking.book import HOUR_MS, ORPHANS_MAX, Book, Keyed
 from holdfast.actors.booking.messages import (
     Accepted,
     Action,
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 TIMERS_MAX: Final = 1_024
 """Most events of timers that one input's outcome tells, so that no outcome is too large to write."""
+
+KEEP_KEY_MS: Final = 24 * HOUR_MS
+"""How long a key is kept where there is no practice yet to say so."""
 
 NOTHING: Final = Accepted(())
 NO_OUTCOME: Final = Outcome(NOTHING)
@@ -163,8 +166,8 @@ def _command(
     result = rules.decide(book, asked, now, input_id, emit)
     if isinstance(result, Accepted) or result.code not in rules.TRANSIENT:
         practice = book.practice
-        hours = practice.policies.idempotency_h if practice is not None else 24
-        book.keep_key(Keyed(name, asked.digest, now + hours * lifecycle.HOUR_MS, result))
+        keep_ms = KEEP_KEY_MS if practice is None else practice.key_ms
+        book.keep_key(Keyed(name, asked.digest, now + keep_ms, result))
     return result, False
 
 

@@ -201,7 +201,8 @@ def _find(
         at_work = []
     if not at_work:
         return _shut(members, day, input_id)
-    own = _own_overlap(book, customer, service, day, wanted)
+    mine = book.customer_days.get((customer, day))  # F-200
+    own = None if mine is None else _own_overlap(mine, service, wanted)
     if own is not None:
         return _duplicate(own, input_id)
     sheets = book.sheets
@@ -242,13 +243,8 @@ def _shut(members: list[Member], day: int, input_id: str) -> Refused:
     return Refused(CREATION, "Business is closed on this day", "closed", input_id)
 
 
-def _own_overlap(
-    book: Book, customer: str, service: Service, day: int, wanted: int
-) -> Booking | None:
-    """The customer's own live booking of that service at that time (F-200); confirmed ones first."""
-    mine = book.customer_days.get((customer, day))
-    if mine is None:
-        return None
+def _own_overlap(mine: list[Booking], service: Service, wanted: int) -> Booking | None:
+    """Of a customer's live bookings of a day that of *service* at that time; confirmed ones first."""
     own = [b for b in mine if b.service == service.id and b.mask & wanted]
     if not own:
         return None
