@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, wait_task_rescheduled
 
-from holdfast.sim.scheduler import age, idle_cushion
+from holdfast.sim.scheduler import Scheduler, age, check_trio, idle_cushion
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from trio.lowlevel import RaiseCancelT
+
+    from holdfast.sim.scheduler import Strategy
 
 T = TypeVar("T")
 
@@ -36,36 +38,40 @@ _NS: Final = 1_000_000_000
 _FRAMES_MAX: Final = 3
 
 
+STILL_MAX: Final = 25
+"""Checks of the run queue at one instant, each after thousands of steps, that make a livelock."""
+
+
+class LivelockError(Exception):
+    """Tasks run and run, and time does not move."""
+
+
 class DeadlockError(Exception):
     """Nothing can ever happen again. The message names each task and where it waits."""
 
 
 class Timer:
-    """Something that happens at a certain time, unless it is cancelled."""
+    """Something that happens at a certain time, unless it is cancelled.
 
-    __slots__ = ("_what", "at_ns", "number")
+    Attributes:
+      at_ns: When, nanoseconds after the run's start.
+      what: The task to wake or the function to call; None when it happened or was cancelled.
+    """
 
-    def __init__(self, at_ns: int, number: int, what: Task | Callable[[], object]) -> None:
+    __slots__ = ("at_ns", "what")
+
+    def __init__(self, at_ns: int, what: Task | Callable[[], object]) -> None:
         self.at_ns = at_ns
-        self.number = number
-        self._what: Task | Callable[[], object] | None = what
-
-    def __lt__(self, other: Timer) -> bool:
-        return (self.at_ns, self.number) < (other.at_ns, other.number)
+        self.what: Task | Callable[[], object] | None = what
 
     def cancel(self) -> None:
         """It is not to happen. No effect if it did."""
-        self._what = None
+        self.what = None
 
     @property
     def pending(self) -> bool:
         """Whether it is still to happen."""
-        return self._what is not None
-
-    def take(self) -> Task | Callable[[], object] | None:
-        """What is to happen now; it is not pending any more."""
-        what, self._what = self._what, None
-        return what
+        return self.what is not None
 
 
 class WorldClock(trio.abc.Clock):
@@ -88,6 +94,7 @@ class WorldClock(trio.abc.Clock):
         self._started = False
         self._scope: trio.CancelScope | None = None
         self._failure: BaseException | None = None
+        self._still = (0, 0)
 
     # -- what the world uses -----------------------------------------------
 
@@ -138,13 +145,25 @@ class WorldClock(trio.abc.Clock):
         self,
         async_fn: Callable[..., Awaitable[T]],
         *args: object,
+        strategy: Strategy | None = None,
         instruments: Sequence[trio.abc.Instrument] = (),
     ) -> T:
         """Run *async_fn* under trio with this clock, and return its result.
 
+        Args:
+          async_fn: The run's main task.
+          args: Its arguments.
+          strategy: Who runs next; None leaves it to trio, whose order is no function of the seed.
+          instruments: As for ``trio.run``.
+
         Raises:
           DeadlockError: Nothing can ever happen again.
+          SchedulerUnsupportedError: This trio has no place for a *strategy*.
+          LivelockError: Tasks run and run, and time does not move; noticed with a *strategy* only.
         """
+        if strategy is not None:
+            check_trio()
+            instruments = (*instruments, Scheduler(strategy, self.check_moving))
         return trio.run(self._main, async_fn, args, clock=self, instruments=instruments)
 
     async def _main(self, async_fn: Callable[..., Awaitable[T]], args: Sequence[object]) -> T:
@@ -159,6 +178,14 @@ class WorldClock(trio.abc.Clock):
                 return result
         assert self._failure is not None  # nobody else knows this scope
         raise self._failure
+
+    def check_moving(self) -> None:
+        """The run queue's check: fail a run in which time stands still for ever."""
+        moves, checks = self._still
+        self._still = (self.moves, checks + 1 if moves == self.moves else 1)
+        if self._still[1] >= STILL_MAX:
+            tasks = "\n".join(f"  {task.name} {where}" for task, where in _waiting())
+            self.fail(LivelockError(f"time does not move, though tasks run and run:\n{tasks}"))
 
     # -- what trio asks ----------------------------------------------------
 
@@ -192,13 +219,13 @@ class WorldClock(trio.abc.Clock):
         if cushion is not None:
             return self._let_idle(cushion)
         heap = self._heap
-        while heap and not heap[0][2].pending:
+        while heap and heap[0][2].what is None:
             heappop(heap)
-        limit = inf if deadline == inf else self._ns_at(deadline)
-        if heap and heap[0][0] <= limit:
+        limit = None if deadline == inf else self._ns_at(deadline)
+        if heap and (limit is None or heap[0][0] <= limit):
             self._happen()
-        elif limit != inf:
-            self._move(int(limit))
+        elif limit is not None:
+            self._move(limit)
         # Trio calls itself through its entry queue when a run ends: that is still to come.
         elif not trio.lowlevel.current_statistics().run_sync_soon_queue_size:
             self.fail(DeadlockError(_describe_deadlock()))
@@ -206,8 +233,8 @@ class WorldClock(trio.abc.Clock):
 
     def _add(self, at_ns: int, what: Task | Callable[[], object]) -> Timer:
         self._number += 1
-        timer = Timer(max(at_ns, self.now_ns), self._number, what)
-        heappush(self._heap, (timer.at_ns, timer.number, timer))
+        timer = Timer(max(at_ns, self.now_ns), what)
+        heappush(self._heap, (timer.at_ns, self._number, timer))
         return timer
 
     def _move(self, at_ns: int) -> None:
@@ -220,7 +247,8 @@ class WorldClock(trio.abc.Clock):
         self._move(heap[0][0])
         now, last = self.now_ns, self._number  # what is set meanwhile happens next time
         while heap and heap[0][0] == now and heap[0][1] <= last:
-            what = heappop(heap)[2].take()
+            timer = heappop(heap)[2]
+            what, timer.what = timer.what, None
             if isinstance(what, Task):
                 trio.lowlevel.reschedule(what)
             elif what is not None:

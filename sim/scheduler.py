@@ -15,19 +15,34 @@ This module alone touches trio's private names. It looks for them when it is use
 from __future__ import annotations
 
 from collections import deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 import trio
 from trio.lowlevel import Task
 
-from holdfast.sim.draws import Draws
+from holdfast.sim.draws import SCHEDULE, Draws
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
+
+T = TypeVar("T")
+
+try:
+    _context: Any = getattr(import_module("trio._core._run"), "GLOBAL_RUN_CONTEXT", None)
+except ImportError:
+    _context = None
 
 STREAK_MAX: Final = 1_000
 """Steps in a row after which PCT demotes a task that keeps others from running."""
+
+INTERLEAVINGS: Final = 70
+"""Of two tasks of four steps: 8! / (4! 4!)."""
+
+CHECK_TICKS: Final = 4_096
+"""A queue calls its check each time it handed out so many tasks."""
 
 
 class SchedulerUnsupportedError(Exception):
@@ -117,13 +132,18 @@ class Pct:
 class RunQueue:
     """Stands in for trio's run queue, and hands out one task a tick.
 
+    Args:
+      strategy: Chooses among those that are ready.
+      check: Called every ``CHECK_TICKS`` ticks: the place to notice that nothing moves on.
+
     Attributes:
       ticks: Tasks handed out so far.
     """
 
-    __slots__ = ("_choose", "_ready", "_woken", "ticks")
+    __slots__ = ("_check", "_choose", "_ready", "_woken", "ticks")
 
-    def __init__(self, strategy: Strategy) -> None:
+    def __init__(self, strategy: Strategy, check: Callable[[], object] | None = None) -> None:
+        self._check = check
         self._choose = strategy.choose
         self._ready: list[Task] = []
         self._woken: list[Task] = []
@@ -147,6 +167,8 @@ class RunQueue:
         if not ready:
             return iter(())
         self.ticks += 1
+        if not self.ticks % CHECK_TICKS and self._check is not None:
+            self._check()
         return iter((ready.pop(self._choose(ready) if len(ready) > 1 else 0),))
 
     def clear(self) -> None:
@@ -165,13 +187,14 @@ class Scheduler(trio.abc.Instrument):
 
     Args:
       strategy: Chooses who runs next.
+      check: See :class:`RunQueue`.
 
     Attributes:
       queue: The queue, from the run's start on.
     """
 
-    def __init__(self, strategy: Strategy) -> None:
-        self.queue = RunQueue(strategy)
+    def __init__(self, strategy: Strategy, check: Callable[[], object] | None = None) -> None:
+        self.queue = RunQueue(strategy, check)
 
     def before_run(self) -> None:
         """Called by trio."""
@@ -213,14 +236,12 @@ def _age(task: Any) -> int:  # noqa: ANN401  # the counter is private
 
 
 def _runner() -> Any:  # noqa: ANN401  # trio's Runner is private
+    if _context is None:
+        raise _unsupported("trio._core._run.GLOBAL_RUN_CONTEXT")
     try:
-        from trio._core._run import GLOBAL_RUN_CONTEXT
-    except ImportError:
-        raise _unsupported("trio._core._run.GLOBAL_RUN_CONTEXT") from None
-    runner = getattr(GLOBAL_RUN_CONTEXT, "runner", None)
-    if runner is None:
-        raise RuntimeError("no trio run is under way: call this from inside one")
-    return runner
+        return _context.runner
+    except AttributeError:
+        raise RuntimeError("no trio run is under way: call this from inside one") from None
 
 
 def _replace(runner: Any, queue: RunQueue) -> None:  # noqa: ANN401
@@ -241,29 +262,63 @@ def _unsupported(what: str) -> SchedulerUnsupportedError:
     )
 
 
-async def _steps(name: str, trace: list[str], count: int) -> None:
-    for _ in range(count):
-        trace.append(name)
-        await trio.lowlevel.checkpoint()
-
-
-def interleavings(tries: int, strategy: type[Uniform | Fifo | Pct] | None = Uniform) -> list[str]:
-    """The different interleavings of two tasks of four steps that *tries* runs reach, sorted.
+def all_schedules(run: Callable[[Draws], T], runs_max: int = 10_000) -> list[T]:
+    """What *run* returns under every schedule there is: the tapes are tried one after the other.
 
     Args:
-      tries: Runs, of seeds 0, 1, 2, …
-      strategy: None leaves it to trio.
+      run: One run, the same each time but for the scheduling draws.
+      runs_max: More schedules than this are a mistake of the caller.
+
+    Raises:
+      ValueError: There are more schedules than *runs_max*.
+    """
+    found: list[T] = []
+    tape: list[int] | None = []
+    while tape is not None:
+        if len(found) == runs_max:
+            raise ValueError(f"over {runs_max} schedules: make the run smaller, or draw them")
+        draws = Draws(0, tape)
+        found.append(run(draws))
+        tape = _next_tape([(bound, value) for name, bound, value in draws.tape if name == SCHEDULE])
+    return found
+
+
+def _next_tape(made: list[tuple[int, int]]) -> list[int] | None:
+    while made:
+        bound, value = made.pop()
+        if value + 1 < bound:
+            return [*(earlier for _, earlier in made), value + 1]
+    return None
+
+
+async def two_by_four(trace: list[str], draws: Draws | None) -> None:
+    """Two tasks of four steps, which write their names into *trace*; no *draws*: as trio orders them."""
+
+    async def steps(name: str) -> None:
+        for step in range(4):
+            if step:
+                await trio.lowlevel.checkpoint()
+            trace.append(name)
+
+    with nullcontext() if draws is None else installed(Uniform(draws)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(steps, "a")
+            nursery.start_soon(steps, "b")
+
+
+@cache
+def check_trio() -> None:
+    """Count the interleavings of two tasks of four steps that our queue reaches; once a process.
+
+    Raises:
+      SchedulerUnsupportedError: They are not 70. Nothing simulated on this trio would mean much.
     """
 
-    async def both(trace: list[str]) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_steps, "a", trace, 4)
-            nursery.start_soon(_steps, "b", trace, 4)
-
-    seen: dict[str, None] = {}
-    for seed in range(tries):
+    def run(draws: Draws) -> str:
         trace: list[str] = []
-        instruments = [] if strategy is None else [Scheduler(strategy(Draws(seed)))]
-        trio.run(both, trace, instruments=instruments)
-        seen["".join(trace)] = None
-    return sorted(seen)
+        trio.run(two_by_four, trace, draws)
+        return "".join(trace)
+
+    found = len(dict.fromkeys(all_schedules(run)))
+    if found != INTERLEAVINGS:
+        raise _unsupported(f"run loop that takes single tasks: {found} of 70 interleavings")
