@@ -126,11 +126,18 @@ class Guard:
         ``"builtins.print"`` or ``"open '/usr/share/zoneinfo/"``.
       trusted: Packages whose code may touch anything: those through which a state in a database is
         reached, such as ``"psycopg"``.
+      calls: Watch every call that Python code makes, which costs time at each; without, only what
+        the audit hook sees is noticed.
     """
 
-    __slots__ = ("_allow", "_base", "_collects", "_outer", "_profiler", "_trusted", "touched")
+    __slots__ = (
+        "_allow", "_base", "_calls", "_collects", "_outer", "_profiler", "_trusted", "touched",
+    )  # fmt: skip
 
-    def __init__(self, allow: tuple[str, ...] = (), trusted: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, allow: tuple[str, ...] = (), trusted: tuple[str, ...] = (), *, calls: bool = True
+    ) -> None:
+        self._calls = calls
         self._allow = allow
         self._trusted = frozenset(trusted)
         self._base: FrameType | None = None
@@ -153,7 +160,8 @@ class Guard:
         self._outer = _inside.get(thread)
         _inside[thread] = self
         self._profiler = cast("Profiler | None", sys.getprofile())
-        sys.setprofile(self._profile)
+        if self._calls:
+            sys.setprofile(self._profile)
         return self
 
     def __exit__(
@@ -162,7 +170,8 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        sys.setprofile(cast("Any", self._profiler))
+        if self._calls:
+            sys.setprofile(cast("Any", self._profiler))
         if self._outer is None:
             del _inside[get_ident()]
         else:
