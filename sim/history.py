@@ -1,0 +1,123 @@
+"""The log of the simulated world: the one in memory, which also writes down its own history.
+
+Checks on final states are blind to fencing bugs, since deterministic twins converge. So what is kept
+here is every write as the server took it: each commit with its epoch, each takeover, each input, each
+snapshot, numbered by the trace's events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from holdfast.actors.ports import Commit, InputEntry, Snapshot
+from holdfast.transport.keys import parse_id
+from holdfast.transport.memory_log import MemoryLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.actors.ports import Clock, CommitRecord, LogError, NewInput
+    from holdfast.sim.marks import Marks
+    from holdfast.sim.trace import Trace
+    from holdfast.transport.memory_log import MemoryBook
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A commit that the server took.
+
+    Attributes:
+      order: Number of the event in the trace.
+      ms: The world's time.
+      epoch: The record's epoch when it was taken; must be the commit's own.
+    """
+
+    order: int
+    ms: int
+    epoch: int
+    commit: Commit
+
+
+class BookHistory(msgspec.Struct):
+    """Everything that was written to one book.
+
+    Attributes:
+      inputs: Every input ever appended, even if it was lost later.
+      refused: Number of commits that were refused.
+      epochs: Epochs in the order in which they were given out.
+    """
+
+    inputs: list[InputEntry] = msgspec.field(default_factory=list[InputEntry])
+    commits: list[Written] = msgspec.field(default_factory=list[Written])
+    refused: int = 0
+    epochs: list[int] = msgspec.field(default_factory=list[int])
+    snapshots: list[Snapshot] = msgspec.field(default_factory=list[Snapshot])
+
+
+class RecordingLog(MemoryLog):
+    """A memory log that keeps its history.
+
+    Args:
+      clock: The server's clock.
+      trace: Where events are numbered.
+      marks: What happened at least once.
+      on_commit: Called with the book and the commit, after each that was taken.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        trace: Trace,
+        marks: Marks,
+        on_commit: Callable[[str, Written], None] | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self._trace = trace
+        self.marks = marks
+        self.on_commit = on_commit
+        self.history: dict[str, BookHistory] = {}
+
+    def of(self, book: str) -> BookHistory:
+        """The history of *book*."""
+        return self.history.setdefault(book, BookHistory())
+
+    def _add_input(self, name: str, book: MemoryBook, new: NewInput) -> str:
+        id_ = super()._add_input(name, book, new)
+        self.of(name).inputs.append(book.inputs.entries[-1])
+        self._trace.note("server", "input", f"{name} {id_} {new.type}")
+        return id_
+
+    async def take_over(self, book: str, owner: str) -> CommitRecord:
+        """See ``Log.take_over``."""
+        record = await super().take_over(book, owner)
+        held = self.of(book)
+        if held.inputs and parse_id(record.position) < parse_id(held.inputs[-1].id):
+            self.marks.hit("took_over_backlog")
+        held.epochs.append(record.epoch)
+        held.inputs.append(self.books[book].inputs.entries[-1])
+        self._trace.note("server", "take_over", f"{book} {record.epoch} {record.position}")
+        return record
+
+    def _commit(self, commit: Commit) -> LogError | None:
+        before = self.book(commit.book).record
+        refused = super()._commit(commit)
+        held = self.of(commit.book)
+        what = f"{commit.book} {commit.epoch} {commit.after} {commit.position} {commit.digest}"
+        if refused is not None:
+            held.refused += 1
+            self.marks.hit("commit_refused")
+            self._trace.note("server", "refused", what)
+        elif before.position != commit.position:
+            order = self._trace.note("server", "commit", what)
+            written = Written(order, self._clock.now_ms(), before.epoch, commit)
+            held.commits.append(written)
+            if self.on_commit is not None:
+                self.on_commit(commit.book, written)
+        return refused
+
+    async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
+        """See ``Log.save_snapshot``."""
+        await super().save_snapshot(book, snapshot, epoch, owner)
+        self.of(book).snapshots.append(snapshot)
+        self._trace.note("server", "snapshot", f"{book} {snapshot.position}")

@@ -1,0 +1,96 @@
+"""What must happen sometimes: rare states that a run counts when it reaches them.
+
+A simulation that never has a hold expire while its payment is in flight says nothing about that
+case, however many seeds it runs. So each interesting state has a mark here, with a sentence; a run
+counts its hits, and whoever runs many seeds sees which were never reached.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MARKS: Final[Mapping[str, str]] = {
+    # bookings
+    "accepted": "a customer's command was accepted",
+    "refused": "a customer's command was refused",
+    "replayed": "a retry got the remembered answer of its idempotency key",
+    "auto_accepted": "an auto-selected slot was given",
+    "expired": "a hold expired",
+    "expired_in_flight": "a hold expired while its payment was in flight",
+    "confirmed_late": "a booking was confirmed after its hold had expired",
+    "slot_lost": "a payment succeeded, but the slot was somebody else's",
+    "slot_moved": "an auto-selected request lost its slot and was given another",
+    "cancelled_in_flight": "a booking was cancelled while its payment was in flight",
+    "cancelled_confirmed": "a confirmed booking was cancelled",
+    "completed": "an appointment's time was over",
+    "captured": "money on hold was taken",
+    "dropped": "a booking left the book by its retention rule",
+    "declined": "a payment was declined",
+    "invalid": "an entry that was no message became a dead letter",
+    "result_ignored": "a payment result came late or twice",
+    "contradiction": "a late result contradicted what the book knew, and it asked again",
+    "timers_in_batch": "a timer fired before an input was decided",
+    "redefined": "the practice was defined anew under bookings",
+    # booking actors
+    "superseded": "a booking actor was superseded",
+    "took_over_backlog": "a booking actor took over while inputs waited to be decided",
+    "restored_calls": "a takeover asked again about calls under way",
+    "replayed_from_snapshot": "a booking actor began from a snapshot",
+    "snapshot_saved": "a snapshot was written",
+    "commit_unknown": "a commit's result was unknown",
+    "commit_unknown_written": "an unknown commit turned out to be written",
+    "commit_refused": "the log refused a commit",
+    "log_away": "a booking actor waited for the log",
+    "batch_of_many": "one commit decided five inputs or more",
+    # executors
+    "action_claimed": "an executor took over another one's action",
+    "result_unknown": "a provider call ended without an answer",
+    "executor_log_away": "an executor waited for the log",
+    "mail_failed": "a message could not be delivered and was reported so",
+    "mail_duplicate": "a message was delivered already",
+    # provider
+    "provider_timeout_before": "a provider call timed out without effect",
+    "provider_timeout_after": "a provider call timed out with effect",
+    "provider_late": "a provider call took effect after its caller had given up",
+    "provider_error_before": "a provider call failed without effect",
+    "provider_error_after": "a provider call failed with effect",
+    "provider_busy": "the provider turned a call away",
+    "provider_pending": "the provider did not know yet",
+    "provider_stale": "the provider told an old status",
+    "provider_outage": "the provider was away",
+    "provider_lapsed": "a preauthorization lapsed at the provider",
+    "provider_same_key": "a key came to the provider again",
+    "provider_never_heard": "the provider had never heard of a payment",
+    # processes
+    "crash_at_call": "a process crashed at a call to the outside",
+    "crash_after_effect": "a process crashed after a call's effect, before its answer",
+    "crash_in_time": "a process crashed at some moment",
+    "paused": "a process was paused and went on with old beliefs",
+    "stopped": "a process was stopped cleanly under faults",
+    "healed_without_restart": "the world healed and no living process was restarted",
+    # producers
+    "append_retried": "a producer sent a command again since it had no answer",
+    "append_twice": "a producer's command came to lie in the log twice",
+    "came_back": "a customer came back later",
+    "outcome_unseen": "a customer gave up waiting for the outcome",
+}
+"""Name and sentence of each mark."""
+
+
+class Marks:
+    """Counts of the marks of one run."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def hit(self, name: str, times: int = 1) -> None:
+        """Count mark *name*, which must be in :data:`MARKS`."""
+        assert name in MARKS, name
+        self.counts[name] = self.counts.get(name, 0) + times
+
+    def never(self) -> list[str]:
+        """Marks without a hit."""
+        return [name for name in MARKS if name not in self.counts]

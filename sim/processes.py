@@ -1,0 +1,312 @@
+"""Processes of the simulated world, and the gates through which they reach the outside.
+
+A process is a production function in a cancel scope of its own. It sees the log, the provider and the
+mailer only through its *gate*, which can end it before a call, or after the call's effect and before
+its answer; hold it for minutes, as if the machine had stopped it; and note what it did. A process that
+is dead does nothing any more: a call that its clean-up would make never gets through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+import msgspec
+import trio
+
+from holdfast.actors.ports import CommitUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from holdfast.actors.ports import (
+        ActionEntry,
+        ActionStream,
+        Commit,
+        CommitRecord,
+        DeadLetter,
+        InputEntry,
+        Log,
+        LogError,
+        Mailer,
+        Message,
+        NewInput,
+        OutcomeEntry,
+        Provider,
+        ProviderAnswer,
+        Snapshot,
+        StreamFacts,
+        StreamName,
+    )
+    from holdfast.sim.marks import Marks
+    from holdfast.sim.trace import Trace
+
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+
+class ProcessFaults(msgspec.Struct, frozen=True):
+    """What happens to processes while the world is not healed. Shares are of a process's lives.
+
+    Attributes:
+      crash_at_call: Share that end at some call to the outside; half of those after its effect.
+      crash_call_max: At the so-many-th call, at most.
+      crash_in_time: Share that end at some moment.
+      crash_s_max: After so many seconds, at most.
+      stop: Share that are stopped cleanly after up to ``crash_s_max``.
+      pause: Share that are paused once.
+      pause_s_max: For so long, at most.
+      restart_s_max: Longest time until a process that ended is started again.
+    """
+
+    crash_at_call: float = 0.0
+    crash_call_max: int = 60
+    crash_in_time: float = 0.0
+    crash_s_max: int = 60
+    stop: float = 0.0
+    pause: float = 0.0
+    pause_s_max: int = 120
+    restart_s_max: int = 20
+
+
+class Gate:
+    """Between one life of a process and the outside.
+
+    Args:
+      name: The process and its life, such as ``booking-1.3``.
+      scope: Cancelled to end it.
+    """
+
+    def __init__(self, name: str, scope: trio.CancelScope, trace: Trace, marks: Marks) -> None:
+        self.name = name
+        self.calls = 0
+        self.dead = False
+        self.crash_call = 0
+        self.crash_after = False
+        self.was_paused = False
+        self._scope = scope
+        self._trace = trace
+        self.marks = marks
+        self._resumed: trio.Event | None = None
+
+    def crash(self, why: str) -> None:
+        """End the process here and now."""
+        if not self.dead:
+            self.dead = True
+            self._trace.note(self.name, "crash", why)
+            self._scope.cancel()
+            self.resume()
+
+    def pause(self) -> None:
+        """Let nothing through until :meth:`resume`."""
+        if self._resumed is None and not self.dead:
+            self._resumed = trio.Event()
+            self.was_paused = True
+            self._trace.note(self.name, "pause")
+
+    def resume(self) -> None:
+        """Let calls and answers through again."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+            self._trace.note(self.name, "resume")
+
+    async def through(
+        self, what: str, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args
+    ) -> _T:
+        """Make a call to the outside; it may be the last one."""
+        self.calls += 1
+        mine = self.calls == self.crash_call
+        if mine and not self.crash_after:
+            self.marks.hit("crash_at_call")
+            self.crash(f"before {what}")
+        await self._held()
+        try:
+            result = await call(*args)
+        except Exception as error:
+            self._trace.note(self.name, what, type(error).__name__)
+            await self._held()
+            raise
+        if mine and self.crash_after:
+            self.marks.hit("crash_after_effect")
+            self.crash(f"after {what}")
+        await self._held()
+        self._trace.note(self.name, what)
+        return result
+
+    async def _held(self) -> None:
+        """Wait out a pause; for ever where the process is dead."""
+        while self._resumed is not None:
+            await self._resumed.wait()
+        if self.dead:
+            await trio.sleep_forever()
+
+
+class GatedLog:
+    """The port ``Log`` as a process sees it."""
+
+    def __init__(self, log: Log, gate: Gate) -> None:
+        self._log = log
+        self._gate = gate
+
+    async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
+        """See ``Log``."""
+        return await self._gate.through("append", self._log.append, book, inputs)
+
+    async def wait_books(self, known: int, wait_s: float) -> list[str]:
+        """See ``Log``."""
+        return await self._gate.through("wait_books", self._log.wait_books, known, wait_s)
+
+    async def read_inputs(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[InputEntry]]:
+        """See ``Log``."""
+        return await self._gate.through(
+            "read_inputs", self._log.read_inputs, after, count, wait_s
+        )
+
+    async def read_outcomes(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[OutcomeEntry]]:
+        """See ``Log``."""
+        return await self._gate.through(
+            "read_outcomes", self._log.read_outcomes, after, count, wait_s
+        )
+
+    async def read_record(self, book: str) -> CommitRecord:
+        """See ``Log``."""
+        return await self._gate.through("read_record", self._log.read_record, book)
+
+    async def read_snapshot(self, book: str) -> Snapshot | None:
+        """See ``Log``."""
+        snapshot = await self._gate.through("read_snapshot", self._log.read_snapshot, book)
+        if snapshot is not None:
+            self._gate.marks.hit("replayed_from_snapshot")
+        return snapshot
+
+    async def facts(self, book: str, stream: StreamName) -> StreamFacts:
+        """See ``Log``."""
+        return await self._gate.through("facts", self._log.facts, book, stream)
+
+    async def take_over(self, book: str, owner: str) -> CommitRecord:
+        """See ``Log``."""
+        return await self._gate.through("take_over", self._log.take_over, book, owner)
+
+    async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
+        """See ``Log``."""
+        try:
+            return await self._gate.through("commit", self._log.commit, commits)
+        except CommitUnknownError:
+            self._gate.marks.hit("commit_unknown")
+            raise
+
+    async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
+        """See ``Log``."""
+        answers = await self._gate.through("resolve", self._log.resolve, commits)
+        if True in answers:
+            self._gate.marks.hit("commit_unknown_written")
+        return answers
+
+    async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
+        """See ``Log``."""
+        await self._gate.through(
+            "save_snapshot", self._log.save_snapshot, book, snapshot, epoch, owner
+        )
+
+    async def trim(self, book: str) -> dict[StreamName, int]:
+        """See ``Log``."""
+        return await self._gate.through("trim", self._log.trim, book)
+
+    async def read_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log``."""
+        return await self._gate.through(
+            "read_actions", self._log.read_actions, stream, books, consumer, count, wait_s
+        )
+
+    async def claim_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log``."""
+        return await self._gate.through(
+            "claim_actions", self._log.claim_actions, stream, books, consumer, count, idle_s
+        )
+
+    async def keep_claim(
+        self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
+    ) -> None:
+        """See ``Log``."""
+        await self._gate.through(
+            "keep_claim", self._log.keep_claim, stream, book, consumer, ids
+        )
+
+    async def finish_actions(
+        self,
+        stream: ActionStream,
+        book: str,
+        finished: Sequence[tuple[str, NewInput | None]],
+        dead_letters: Sequence[DeadLetter] = (),
+    ) -> None:
+        """See ``Log``."""
+        await self._gate.through(
+            "finish_actions", self._log.finish_actions, stream, book, finished, dead_letters
+        )
+
+    async def aclose(self) -> None:
+        """See ``Log``."""
+        await self._log.aclose()
+
+
+class GatedProvider:
+    """The port ``Provider`` as a process sees it."""
+
+    def __init__(self, provider: Provider, gate: Gate) -> None:
+        self._provider = provider
+        self._gate = gate
+
+    async def preauthorize(
+        self, payment: str, amount_cents: int, currency: str, customer: str, key: str
+    ) -> ProviderAnswer:
+        """See ``Provider``."""
+        call = self._provider.preauthorize
+        return await self._gate.through(
+            "preauthorize", call, payment, amount_cents, currency, customer, key
+        )
+
+    async def capture(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
+        """See ``Provider``."""
+        call = self._provider.capture
+        return await self._gate.through("capture", call, payment, amount_cents, key)
+
+    async def void(self, payment: str, key: str) -> ProviderAnswer:
+        """See ``Provider``."""
+        return await self._gate.through("void", self._provider.void, payment, key)
+
+    async def refund(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
+        """See ``Provider``."""
+        call = self._provider.refund
+        return await self._gate.through("refund", call, payment, amount_cents, key)
+
+    async def status(self, payment: str) -> ProviderAnswer:
+        """See ``Provider``."""
+        return await self._gate.through("status", self._provider.status, payment)
+
+    async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
+        """See ``Provider``."""
+        return await self._gate.through("ledger", self._provider.ledger, prefix)
+
+    async def aclose(self) -> None:
+        """See ``Provider``."""
+        await self._provider.aclose()
+
+
+class GatedMailer:
+    """The port ``Mailer`` as a process sees it."""
+
+    def __init__(self, mailer: Mailer, gate: Gate) -> None:
+        self._mailer = mailer
+        self._gate = gate
+
+    async def deliver(self, message: Message) -> bool:
+        """See ``Mailer``."""
+        return await self._gate.through("deliver", self._mailer.deliver, message)

@@ -1,0 +1,483 @@
+"""One world: the production actors in one trio run, through faults, healing and rest.
+
+A seed decides everything. Booking actors and executors are the production functions, each in a process
+of its own with its own connection; only the ports behind their gates are simulated. A run has four
+parts: processes start and a crowd begins to ask while faults happen; the faults stop, and in half of
+the worlds nothing that lives is restarted, since a restart would hide lost work; the world must come
+to rest within a bounded time; everything is stopped cleanly and the whole history is checked.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+import structlog
+import trio
+
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.runner import BookBugError
+from holdfast.actors.notification.actor import run_notification
+from holdfast.actors.payment.actor import run_payment
+from holdfast.actors.ports import SupersededError
+from holdfast.sim.checks import Checks, Violation, ViolationError
+from holdfast.sim.clock import START_MS, DeadlockError, WorldClock
+from holdfast.sim.crowd import Crowd
+from holdfast.sim.draws import Draws
+from holdfast.sim.history import RecordingLog
+from holdfast.sim.mailer import SimMailer
+from holdfast.sim.marks import Marks
+from holdfast.sim.options import FAULT_GROUPS, draw_options
+from holdfast.sim.processes import Gate, GatedLog, GatedMailer, GatedProvider
+from holdfast.sim.provider import SimProvider
+from holdfast.sim.scheduler import Fifo, Pct, Scheduler, Uniform
+from holdfast.sim.trace import TooManyEventsError, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, MutableMapping, Sequence
+
+    from holdfast.actors.ports import Log
+    from holdfast.sim.history import Written
+    from holdfast.sim.options import Options
+
+Kind = Literal["booking", "payment", "notification"]
+
+CROWD_S_MAX: Final = 3_600.0
+"""Longest time that the crowd may need after the faults have stopped."""
+
+POLL_S: Final = 2.0
+POLL_S_MAX: Final = 60.0
+STOP_SLACK_S: Final = 1.0
+"""What a clean stop may take beyond its grace: the time of calls under way."""
+
+_BEGIN_MS_MAX: Final = 2_000
+_LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
+    ("log_away", ""): "log_away",
+    ("commit_waits", ""): "log_away",
+    ("log_unavailable", ""): "executor_log_away",
+    ("actions_claimed", ""): "action_claimed",
+    ("snapshot_saved", ""): "snapshot_saved",
+    ("payment_called", "unknown"): "result_unknown",
+    ("notification_sent", "failed"): "mail_failed",
+}
+"""Marks of lines that actors log, by event and status."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of one world.
+
+    Attributes:
+      violation: The first check that failed; None where all held.
+      digest: Hash of the trace.
+      events: Lines of the trace.
+      ticks: Steps of tasks.
+      virtual_ms: How long the run took in its own time.
+      marks: Hits by name.
+      asked: Customers' commands decided for the first time.
+      accepted: How many of those were accepted.
+    """
+
+    seed: int
+    scenario: str
+    violation: Violation | None
+    digest: str
+    events: int
+    ticks: int
+    virtual_ms: int
+    marks: dict[str, int]
+    asked: int
+    accepted: int
+
+
+class _Slot:
+    """A place for one process: when it ends, another life of it begins."""
+
+    def __init__(self, kind: Kind, number: int) -> None:
+        self.kind: Kind = kind
+        self.name = f"{kind}-{number}"
+        self.lives = 0
+        self.owner = ""
+        self.gate: Gate | None = None
+        self.stop: trio.Event | None = None
+
+    @property
+    def lives_now(self) -> bool:
+        """Whether a process is running here."""
+        return self.gate is not None and not self.gate.dead
+
+
+class World:
+    """One world; :meth:`main` is what trio runs.
+
+    Args:
+      draws: Everything that is drawn.
+      options: What was drawn beforehand.
+      clock: The run's clock.
+    """
+
+    def __init__(self, draws: Draws, options: Options, clock: WorldClock) -> None:
+        self.draws = draws
+        self.options = options
+        self.clock = clock
+        self.marks = Marks()
+        self.trace = Trace(clock.now_ms)
+        self.server = RecordingLog(clock, self.trace, self.marks, self._on_commit)
+        self.books = [f"book{number}" for number in range(1, options.books + 1)]
+        self.violation: Violation | None = None
+        self._root = trio.CancelScope()
+        self._healed = False
+        self._closing = False
+        self._turn: trio.Semaphore | None = None
+        self._slots = [
+            _Slot(kind, number)
+            for kind, count in (
+                ("booking", options.booking_actors),
+                ("payment", options.payment_executors),
+                ("notification", options.notification_executors),
+            )
+            for number in range(1, count + 1)
+        ]
+
+    # -- the run -------------------------------------------------------------
+
+    async def main(self) -> None:
+        """Live through everything; the first violation ends it."""
+        with self._root:
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._build(nursery)
+                    await self._through()
+                    nursery.cancel_scope.cancel()
+            except ViolationError as error:
+                self._violated(error.violation)
+            except ExceptionGroup as group:
+                self._violated(self._of_group(group))
+
+    def _build(self, nursery: trio.Nursery) -> None:
+        options, draws = self.options, self.draws
+        trace, marks = self.trace, self.marks
+        self.provider = SimProvider(
+            draws, options.provider, trace, marks, nursery, self.clock.now_ms
+        )
+        self.mailer = SimMailer(draws, options.mailer, trace, marks)
+        self.checks = Checks(
+            self.server,
+            self.provider,
+            self.mailer,
+            trace,
+            marks,
+            self.books,
+            {
+                "payments": options.payment.read_max + len(self.books),
+                "notifications": options.notification.read_max + len(self.books),
+            },
+        )
+        self.crowd = Crowd(
+            self._connect("crowd"),
+            draws,
+            options.crowd,
+            marks,
+            trace,
+            self.books,
+            options.practice,
+            options.changed,
+        )
+        if options.turns:
+            self._turn = trio.Semaphore(1)
+
+    async def _through(self) -> None:
+        options = self.options
+        async with trio.open_nursery() as processes:
+            for slot in self._slots:
+                processes.start_soon(self._supervise, slot)
+            async with trio.open_nursery() as crowd:
+                crowd.start_soon(self.crowd.run)
+                await trio.sleep(options.fault_s)
+                self._heal()
+                crowd.cancel_scope.deadline = trio.current_time() + CROWD_S_MAX
+            await self._rest()
+            self.checks.at_rest()
+            await self._close(processes)
+        self.checks.at_end(self.crowd)
+
+    def _connect(self, name: str) -> Log:
+        """A connection to the server, for *name* alone."""
+        return self.server
+
+    def _heal(self) -> None:
+        """Stop all faults; start what is dead, and in half of the worlds everything."""
+        self._healed = True
+        self.trace.note("world", "heal")
+        self.provider.heal()
+        self.mailer.heal()
+        for slot in self._slots:
+            if slot.gate is not None:
+                slot.gate.crash_call = 0
+                slot.gate.resume()
+                if self.options.restart:
+                    slot.gate.crash("restarted")
+        if not self.options.restart:
+            self.marks.hit("healed_without_restart")
+
+    async def _rest(self) -> None:
+        """Wait until nothing is left to do."""
+        deadline = trio.current_time() + self.options.rest_s_max
+        poll_s = POLL_S
+        over_ms = START_MS + self.options.over_s * 1000
+        while True:
+            owners = [slot.owner for slot in self._slots if slot.lives_now]
+            check, why = self.checks.unrest(owners, over_ms)
+            if not check:
+                self.trace.note("world", "rest")
+                return
+            if trio.current_time() >= deadline:
+                self.checks.fail(check, f"{why}, {self.options.rest_s_max} s after the faults")
+            await trio.sleep(poll_s)
+            poll_s = min(poll_s * 1.25, POLL_S_MAX)
+
+    async def _close(self, processes: trio.Nursery) -> None:
+        """Stop everything cleanly."""
+        self._closing = True
+        self.trace.note("world", "stop")
+        async with trio.open_nursery() as nursery:
+            for slot in self._slots:
+                if slot.lives_now and slot.stop is not None:
+                    nursery.start_soon(self._stop_in_time, slot, slot.gate)
+        processes.cancel_scope.cancel()
+
+    async def _stop_in_time(self, slot: _Slot, gate: Gate | None) -> None:
+        assert slot.stop is not None
+        slot.stop.set()
+        grace_s = self._grace_s(slot.kind)
+        await trio.sleep(grace_s)
+        if slot.gate is gate and gate is not None and not gate.dead and not gate.was_paused:
+            self.checks.fail("L5 clean stop", f"{gate.name} still runs {grace_s} s after its stop")
+
+    def _grace_s(self, kind: Kind) -> float:
+        if kind == "booking":
+            return 2 * self.options.booking.grace_s + STOP_SLACK_S
+        options = self.options.payment if kind == "payment" else self.options.notification
+        return options.stop_grace_s + STOP_SLACK_S
+
+    # -- processes -----------------------------------------------------------
+
+    async def _supervise(self, slot: _Slot) -> None:
+        """Let one life after the other happen."""
+        draws = self.draws
+        await trio.sleep(draws.below("world.begin_ms", _BEGIN_MS_MAX, slot.name) / 1000)
+        while not self._closing:
+            if self._turn is not None and slot.kind == "booking":
+                async with self._turn:
+                    ending = await self._live(slot)
+            else:
+                ending = await self._live(slot)
+            self.trace.note(slot.name, "ended", ending)
+            if ending == "superseded":
+                self.marks.hit("superseded")
+                if self._healed and self._another(slot):
+                    return  # its supervisor sees that the book is in good hands
+            bound = 1000 * self.options.process.restart_s_max + 1
+            await trio.sleep(draws.below("world.restart_ms", bound, slot.name, slot.lives) / 1000)
+
+    def _another(self, slot: _Slot) -> bool:
+        return any(
+            other is not slot and other.kind == slot.kind and other.lives_now
+            for other in self._slots
+        )
+
+    async def _live(self, slot: _Slot) -> str:
+        """One life of a process, to its end; how it ended."""
+        slot.lives += 1
+        error: Exception | None = None
+        with trio.CancelScope() as scope:
+            gate = Gate(f"{slot.name}.{slot.lives}", scope, self.trace, self.marks)
+            stop = trio.Event()
+            slot.gate, slot.stop = gate, stop
+            self.trace.note(gate.name, "start")
+            async with trio.open_nursery() as nursery:
+                if not self._healed:
+                    self._draw_troubles(nursery, slot, gate)
+                try:
+                    await self._run(slot, gate, stop)
+                except Exception as caught:  # whatever it is, it ends this process
+                    error = caught
+                nursery.cancel_scope.cancel()
+        slot.gate = slot.stop = None
+        if gate.dead:
+            return "crashed"
+        gate.dead = True
+        if isinstance(error, SupersededError):
+            return "superseded"
+        if error is not None:
+            what = f"{gate.name}: {type(error).__name__}: {error}"
+            raise ViolationError(Violation("no bug", what, len(self.trace.lines))) from error
+        return "stopped"
+
+    async def _run(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
+        """The production function of the process."""
+        options = self.options
+        log = GatedLog(self._connect(gate.name), gate)
+        rng = self.draws.generator("process", gate.name)
+        match slot.kind:
+            case "booking":
+                slot.owner = f"{rng.getrandbits(128):032x}"
+                await run_booking(
+                    log, self.clock, owner=slot.owner, options=options.booking, stop=stop
+                )
+            case "payment":
+                provider = GatedProvider(self.provider, gate)
+                await run_payment(
+                    log,
+                    provider,
+                    consumer=gate.name,
+                    options=options.payment,
+                    stop=stop,
+                    rng=rng,
+                )
+            case "notification":
+                mailer = GatedMailer(self.mailer, gate)
+                await run_notification(
+                    log,
+                    mailer,
+                    consumer=gate.name,
+                    options=options.notification,
+                    stop=stop,
+                    rng=rng,
+                )
+
+    def _draw_troubles(self, nursery: trio.Nursery, slot: _Slot, gate: Gate) -> None:
+        """What this life will suffer."""
+        draws, faults = self.draws, self.options.process
+        life = (slot.name, slot.lives)
+        if draws.chance("process.crash_at_call", faults.crash_at_call, *life):
+            gate.crash_call = 1 + draws.below("process.crash_call", faults.crash_call_max, *life)
+            gate.crash_after = draws.chance("process.crash_after", 0.5, *life)
+        if draws.chance("process.crash_in_time", faults.crash_in_time, *life):
+            nursery.start_soon(self._crash_later, gate, self._moment("crash", life))
+        if draws.chance("process.stop", faults.stop, *life):
+            nursery.start_soon(self._stop_later, slot, gate, self._moment("stop", life))
+        if draws.chance("process.pause", faults.pause, *life):
+            length_s = 1 + draws.below("process.pause_s", faults.pause_s_max, *life)
+            nursery.start_soon(self._pause_later, gate, self._moment("pause", life), length_s)
+
+    def _moment(self, what: str, life: tuple[str, int]) -> float:
+        bound = self.options.process.crash_s_max * 1000
+        return self.draws.below(f"process.{what}_ms", bound, *life) / 1000
+
+    async def _crash_later(self, gate: Gate, after_s: float) -> None:
+        await trio.sleep(after_s)
+        if not self._healed:
+            self.marks.hit("crash_in_time")
+            gate.crash("in time")
+
+    async def _stop_later(self, slot: _Slot, gate: Gate, after_s: float) -> None:
+        await trio.sleep(after_s)
+        if not self._healed and slot.gate is gate:
+            self.marks.hit("stopped")
+            self.trace.note(gate.name, "stop")
+            await self._stop_in_time(slot, gate)
+
+    async def _pause_later(self, gate: Gate, after_s: float, length_s: int) -> None:
+        await trio.sleep(after_s)
+        if not self._healed:
+            self.marks.hit("paused")
+            gate.pause()
+            await trio.sleep(length_s)
+            gate.resume()
+
+    # -- violations ------------------------------------------------------------
+
+    def _on_commit(self, book: str, written: Written) -> None:
+        """Check a commit; called inside the actor's own call, so nothing may be raised here."""
+        try:
+            self.checks.on_commit(book, written)
+        except ViolationError as error:
+            self._violated(error.violation)
+        except BookBugError as error:
+            self._violated(Violation("no bug", str(error), written.order))
+
+    def _violated(self, violation: Violation) -> None:
+        if self.violation is None:
+            self.violation = violation
+            self._root.cancel()
+
+    def _of_group(self, group: ExceptionGroup[Exception]) -> Violation:
+        """The violation in *group*; anything else is a bug, of the simulator's or of an actor's."""
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, ViolationError):
+            return error.violation
+        if isinstance(error, TooManyEventsError):
+            return Violation("L4 no livelock", str(error), len(self.trace.lines))
+        raise group
+
+
+@contextmanager
+def listening(marks: Marks) -> Generator[None]:
+    """What actors log becomes marks, and is written nowhere."""
+
+    def take(_logger: object, _method: str, event: MutableMapping[str, object]) -> str:
+        name = event.get("event")
+        mark = _LOG_MARKS.get((str(name), "")) or _LOG_MARKS.get(
+            (str(name), str(event.get("status", "")))
+        )
+        if mark is not None:
+            marks.hit(mark)
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[take],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def run_world(
+    seed: int,
+    scenario: str = "mixed",
+    groups: Sequence[str] = FAULT_GROUPS,
+    tape: Sequence[int] | None = None,
+    changes: Mapping[str, int] | None = None,
+) -> tuple[Result, World]:
+    """Run one world to its end.
+
+    Args:
+      seed: Which one.
+      scenario: One of ``SCENARIOS``.
+      groups: Fault groups that may happen.
+      tape: Scheduling draws to replay.
+      changes: Keyed draws to change.
+    """
+    draws = Draws(seed, tape, changes)
+    options = draw_options(draws, scenario, groups)
+    clock = WorldClock()
+    world = World(draws, options, clock)
+    strategies = {"fifo": Fifo, "uniform": Uniform, "pct": Pct}
+    scheduler = Scheduler(strategies[options.schedule](draws))
+    with listening(world.marks):
+        try:
+            clock.run(world.main, instruments=[scheduler])
+        except DeadlockError as error:
+            world.violation = Violation("L7 no deadlock", str(error), len(world.trace.lines))
+    counts = world.marks.counts
+    accepted = counts.get("accepted", 0)
+    result = Result(
+        seed,
+        scenario,
+        world.violation,
+        world.trace.digest(),
+        len(world.trace.lines),
+        scheduler.queue.ticks,
+        clock.now_ns // 1_000_000,
+        dict(sorted(counts.items())),
+        accepted + counts.get("refused", 0),
+        accepted,
+    )
+    return result, world
