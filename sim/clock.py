@@ -8,7 +8,8 @@ costs as much as a microsecond, and equal runs see equal times.
 If there is neither an event nor a deadline, nothing can ever happen again: that is a deadlock, and
 the run fails at once, naming who waits and where.
 
-Time is an integer of nanoseconds from the run's start; trio's floating seconds are derived from it.
+Time is an integer of nanoseconds from the run's start. Trio's floating seconds are derived from it,
+and tell nanoseconds apart for the first hundred days.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, wait_task_rescheduled
 
-from holdfast.sim.scheduler import Scheduler, age, check_trio, idle_cushion
+from holdfast.sim.scheduler import Scheduler, age, check_trio, idle_cushion, unshield
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -36,6 +37,7 @@ START_MS: Final = 1_767_603_600_000
 
 _NS: Final = 1_000_000_000
 _FRAMES_MAX: Final = 3
+_MAIN: Final = f"{__name__}.WorldClock._main"
 
 
 STILL_MAX: Final = 25
@@ -43,7 +45,7 @@ STILL_MAX: Final = 25
 
 
 class LivelockError(Exception):
-    """Tasks run and run, and time does not move."""
+    """Tasks run and run, and time does not move. The message names the tasks."""
 
 
 class DeadlockError(Exception):
@@ -94,6 +96,7 @@ class WorldClock(trio.abc.Clock):
         self._started = False
         self._scope: trio.CancelScope | None = None
         self._failure: BaseException | None = None
+        self._unshielded = False
         self._still = (0, 0)
 
     # -- what the world uses -----------------------------------------------
@@ -134,12 +137,18 @@ class WorldClock(trio.abc.Clock):
     def fail(self, error: BaseException) -> None:
         """End the run with *error*: its tasks are cancelled, and :meth:`run` raises it.
 
-        The first error counts. Without :meth:`run`, trio wraps it in a ``TrioInternalError``.
+        The first error counts; a second one takes away the shields of tasks that did not end.
+        Without :meth:`run`, trio wraps it in a ``TrioInternalError``.
         """
-        if self._failure is not None or self._scope is None:
-            raise error  # nobody there to be cancelled, or somebody who does not end when they are
-        self._failure = error
-        self._scope.cancel()
+        if self._scope is None or self._unshielded:
+            raise error
+        if self._failure is None:
+            self._failure = error
+            self._scope.cancel()
+            return
+        self._unshielded = True
+        for task, _ in _waiting():
+            unshield(task)
 
     def run(
         self,
@@ -184,8 +193,9 @@ class WorldClock(trio.abc.Clock):
         moves, checks = self._still
         self._still = (self.moves, checks + 1 if moves == self.moves else 1)
         if self._still[1] >= STILL_MAX:
-            tasks = "\n".join(f"  {task.name} {where}" for task, where in _waiting())
-            self.fail(LivelockError(f"time does not move, though tasks run and run:\n{tasks}"))
+            self.fail(
+                LivelockError(f"time does not move, though tasks run and run:\n{_who_waits()}")
+            )
 
     # -- what trio asks ----------------------------------------------------
 
@@ -228,7 +238,12 @@ class WorldClock(trio.abc.Clock):
             self._move(limit)
         # Trio calls itself through its entry queue when a run ends: that is still to come.
         elif not trio.lowlevel.current_statistics().run_sync_soon_queue_size:
-            self.fail(DeadlockError(_describe_deadlock()))
+            self.fail(
+                DeadlockError(
+                    "nothing can ever happen again: there is no event and no deadline, and "
+                    f"these tasks wait:\n{_who_waits()}"
+                )
+            )
         return 0
 
     def _add(self, at_ns: int, what: Task | Callable[[], object]) -> Timer:
@@ -274,11 +289,10 @@ class WorldClock(trio.abc.Clock):
         return inf  # trio waits the cushion, 0 s, and wakes them
 
 
-def _describe_deadlock() -> str:
-    lines = [f"  {task.name} {where}" for task, where in _waiting()]
-    return (
-        f"nothing can ever happen again: no event, no deadline, and {len(lines)} tasks wait:\n"
-        + "\n".join(lines)
+def _who_waits() -> str:
+    return "\n".join(
+        f"  {'the main task' if task.name == _MAIN else task.name} {where}"
+        for task, where in _waiting()
     )
 
 
@@ -306,7 +320,7 @@ def _where(task: Task) -> str:
         name = frame.f_code.co_qualname
         if module == "trio" or module.startswith(("trio.", "outcome")):
             inside = inside or name
-        elif name != "WorldClock._main":
+        elif f"{module}.{name}" != _MAIN:
             ours.append(f"{module}:{line} in {name}")
             inside = ""
     if not ours:

@@ -231,6 +231,14 @@ def age(task: Task) -> int:
     return _age(task)
 
 
+def unshield(task: Task) -> None:
+    """Let a cancellation reach *task* through its shields: its run is over, whatever it says."""
+    status: Any = getattr(task, "_cancel_status", None)
+    while status is not None:
+        status._scope.shield = False
+        status = status._parent
+
+
 def _age(task: Any) -> int:  # noqa: ANN401  # the counter is private
     return cast("int", task._counter)
 
