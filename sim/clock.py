@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 from trio.lowlevel import Abort, Task, current_task, wait_task_rescheduled
 
-from holdfast.sim.scheduler import Scheduler, age, check_trio, idle_cushion, unshield
+from holdfast.sim.scheduler import Scheduler, age, idle_cushion, unshield
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -171,7 +171,6 @@ class WorldClock(trio.abc.Clock):
           LivelockError: Tasks run and run, and time does not move; noticed with a *strategy* only.
         """
         if strategy is not None:
-            check_trio()
             instruments = (*instruments, Scheduler(strategy, self.check_moving))
         return trio.run(self._main, async_fn, args, clock=self, instruments=instruments)
 

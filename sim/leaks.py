@@ -123,8 +123,8 @@ class Sealed(Guard):
             module = str(seen.f_globals.get("__name__", ""))
             if module.startswith(self._packages) and module != __name__:
                 return seen
-            if module == _RUN_LOOP and seen.f_code.co_name == "unrolled_run":
-                return None  # above it is whoever started the run
+            if module == _RUN_LOOP and seen.f_code.co_name in ("run", "unrolled_run"):
+                return None  # trio's own doing; above it is whoever started the run
             if only_stdlib and module != __name__ and not _in_stdlib(seen):
                 return None
             seen = seen.f_back

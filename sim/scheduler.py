@@ -191,9 +191,13 @@ class Scheduler(trio.abc.Instrument):
 
     Attributes:
       queue: The queue, from the run's start on.
+
+    Raises:
+      SchedulerUnsupportedError: This trio has no place for it.
     """
 
     def __init__(self, strategy: Strategy, check: Callable[[], object] | None = None) -> None:
+        check_trio()  # now: trio goes on without an instrument that fails
         self.queue = RunQueue(strategy, check)
 
     def before_run(self) -> None:
