@@ -167,6 +167,8 @@ def observe(
     if status == "failed" and payment.call == "preauthorize":
         status = "declined"  # refused for good: nothing was put on hold
     if status in ("unknown", "pending", "failed"):
+        if status == "unknown" and payment.call != "check_status":
+            payment.since_ms = now  # it may have been made just now, however old the wish is
         if payment.observed == "requested":
             payment.observed = "unknown"
         check_later(book, booking, now, events)
@@ -184,13 +186,15 @@ def _never_heard(
 ) -> bool:
     """The provider has no such payment: believed at once where we would ask again anyway."""
     payment = booking.payment
-    if payment.observed in NEVER_HAPPENED:
-        if payment.desired == "released" and now < payment.since_ms + settle_ms:
-            check_later(book, booking, now, events)
-            return False
-        payment.observed = "none"
-    elif payment.observed in GONE:
+    if payment.observed in GONE:
         return False
+    never_happened = payment.observed in NEVER_HAPPENED
+    asks_again = never_happened and payment.desired != "released"
+    if not asks_again and now < payment.since_ms + settle_ms:
+        check_later(book, booking, now, events)
+        return False
+    if never_happened:
+        payment.observed = "none"
     else:
         payment.observed = "expired"  # it had it once; there is no money on hold now
     payment.checks = 0
