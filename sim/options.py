@@ -48,7 +48,7 @@ SCENARIOS: Final[Mapping[str, str]] = {
 }
 """Name and sentence of each scenario."""
 
-OVER_S: Final = 7_200
+OVER_S: Final = 3_600
 """How soon appointments are over in worlds that wait for that."""
 
 _DAY_MS: Final = 86_400_000
@@ -124,7 +124,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         if group not in FAULT_GROUPS:
             raise ValueError(f"there is no fault group {group!r}: take of {', '.join(FAULT_GROUPS)}")
     swarm = _Swarm(draws, groups)
-    until_completed = scenario == "long" or draws.chance("world.until_completed", 0.15)
+    until_completed = scenario == "long" or draws.chance("world.until_completed", 0.08)
     practice = _practice(draws, scenario)
     rivals = scenario == "rivals" or draws.chance("world.rivals", 0.3)
     fault_s = draws.between("world.fault_s", 20, 90)
@@ -318,5 +318,5 @@ def _process(draws: Draws, swarm: _Swarm, scenario: str) -> ProcessFaults:
         stop=swarm.share("process", "process.stop", 0.3),
         pause=swarm.share("process", "process.pause", 0.4),
         pause_s_max=draws.pick("process.pause_s_max", (30, 150)),
-        restart_s_max=draws.pick("process.restart_s_max", (5, 1, 30)),
+        restart_s_max=draws.pick("process.restart_s_max", (5, 2, 30)),
     )

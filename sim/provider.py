@@ -35,6 +35,8 @@ FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 SILENCE_S: Final = 900.0
 """How long a call without an answer hangs, if its caller lets it."""
 
+HEALED_LATENCY_MS_MAX: Final = 100
+
 LAPSE_KEY: Final = "provider:lapse:"
 """Begins the keys of voids that the provider made by itself."""
 
@@ -78,8 +80,10 @@ class ProviderFaults(msgspec.Struct, frozen=True):
     outages: tuple[tuple[int, int], ...] = ()
 
     def healed(self) -> ProviderFaults:
-        """The same customers' cards, and no faults."""
-        return ProviderFaults(self.decline, latency_ms_max=self.latency_ms_max)
+        """The same customers' cards, no faults, and answers before any caller gives up."""
+        return ProviderFaults(
+            self.decline, latency_ms_max=min(self.latency_ms_max, HEALED_LATENCY_MS_MAX)
+        )
 
 
 class ProviderCall(msgspec.Struct, frozen=True):

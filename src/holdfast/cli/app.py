@@ -13,6 +13,7 @@ from holdfast.cli.demo import demo
 from holdfast.cli.importer import import_file
 from holdfast.cli.push import push
 from holdfast.cli.show import show
+from holdfast.cli.sim import sim
 from holdfast.cli.up import up
 
 app = typer.Typer(
@@ -48,5 +49,6 @@ app.command()(up)
 app.command()(push)
 app.command()(show)
 app.command()(check)
+app.command()(sim)
 app.command(name="import")(import_file)
 app.command(hidden=True)(actor)
