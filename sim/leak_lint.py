@@ -8,7 +8,8 @@ threads that names it.
 
 What is a set is told by displays, comprehensions, calls of ``set`` and ``frozenset``, annotations and
 set operations; attributes go by their name, whoever's they are. Where the order is known not to
-matter, the line says so: ``# any order: <why>``.
+matter, the line says so: ``# any order: <why>``; code around the runs, such as a progress bar, says
+``# outside a run: <why>``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-EXCUSE: Final = "# any order:"
+EXCUSES: Final = ("# any order:", "# outside a run:")
 
 _SET_TYPES: Final = {"set", "frozenset", "Set", "AbstractSet", "MutableSet", "FrozenSet"}
 _SET_METHODS: Final = {"union", "intersection", "difference", "symmetric_difference"}
@@ -59,7 +60,7 @@ def find_leaks(sources: Mapping[str, str]) -> list[Leak]:
       sources: Python source by file name.
 
     Returns:
-      Shape: by file in the order given, then by line; lines with the excuse are left out.
+      Shape: by file in the order given, then by line; lines with an excuse are left out.
     """
     trees = {file: ast.parse(source, file) for file, source in sources.items()}
     attributes: set[str] = set()
@@ -71,7 +72,11 @@ def find_leaks(sources: Mapping[str, str]) -> list[Leak]:
         finder = _Finder(file, attributes, functions)
         finder.visit(tree)
         lines = sources[file].splitlines()
-        found += sorted(leak for leak in finder.leaks if EXCUSE not in lines[leak.line - 1])
+        found += sorted(
+            leak
+            for leak in finder.leaks
+            if not any(excuse in lines[leak.line - 1] for excuse in EXCUSES)
+        )
     return found
 
 

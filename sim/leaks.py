@@ -3,10 +3,10 @@
 A run is a function of its seed as long as nothing in it looks outside. :class:`Sealed` surrounds a
 whole run and watches the code of our own packages; trio itself may do what it needs. It notices
 
-- files, sockets, threads, processes and real sleeping, by Python's audit hook, also where a library
-  does it on our behalf;
-- the clock, the shared random generator, generators without a seed, ``uuid``, ``secrets`` and
-  ``os.urandom``, by standing in for the functions of these modules as long as the run lasts;
+- files, sockets, processes and real sleeping, by Python's audit hook, also where a library does it
+  on our behalf;
+- threads, the clock, the shared random generator, generators without a seed, ``uuid``, ``secrets``
+  and ``os.urandom``, by standing in for the functions of these modules as long as the run lasts;
 - with ``thorough=True`` every call by its identity, under whatever name it was imported, and the
   methods of C types such as ``datetime.now``. That costs a multiple of the time, so some runs do it.
 
@@ -22,10 +22,14 @@ import random
 import secrets
 import sys
 import sysconfig
+import threading
 import time
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio.to_thread
+import trio
 
 from holdfast.machine.guard import Guard, TouchedError
 
@@ -66,7 +70,7 @@ class Sealed(Guard):
       allow: What may be touched all the same, by the beginning of its name, such as ``"open "``.
     """
 
-    __slots__ = ("_kept", "_packages", "_thorough")
+    __slots__ = ("_kept", "_packages")
 
     def __init__(
         self,
@@ -77,12 +81,10 @@ class Sealed(Guard):
     ) -> None:
         super().__init__(allow, calls=thorough)
         self._packages = packages
-        self._thorough = thorough
         self._kept: list[tuple[object, str, object]] = []
 
     def __enter__(self) -> Sealed:
-        if not self._thorough:
-            self._stand_in()
+        self._stand_in()
         super().__enter__()
         return self
 
@@ -134,6 +136,7 @@ class Sealed(Guard):
         for module, names in _functions():
             for name in names:
                 self._replace(module, name, f"{module.__name__}.{name}")
+        self._replace(threading.Thread, "start", "threading.Thread.start")
         self._replace_seed()
 
     def _replace(self, owner: object, attribute: str, name: str) -> None:
@@ -208,6 +211,8 @@ def _functions() -> list[tuple[ModuleType, list[str]]]:
         (random, shared),
         (os, system),
         (uuid, ["uuid1", "uuid4"]),
+        (trio.to_thread, ["run_sync"]),  # its threads wait for work: none may need to be started
+        (anyio.to_thread, ["run_sync"]),
         (secrets, ["token_bytes", "token_hex", "token_urlsafe", "randbelow", "randbits", "choice"]),
     ]
 
