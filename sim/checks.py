@@ -11,6 +11,7 @@ The letters and numbers are those of the properties in the documentation of the 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
@@ -146,6 +147,30 @@ class Checks:
         self.failover = False
         """Whether acknowledged writes may have been lost, as the world's options declare."""
 
+    def state_of(self, book: str) -> Book:
+        """The book as it must be, by deciding its inputs anew."""
+        return self._shadows[book].runner.state
+
+    def rewind(self, book: str, position: str, keep_actions: bool = False) -> None:
+        """Go back to *position*: what was written after it is as if it had not been.
+
+        Args:
+          book: Which book.
+          position: Of a commit.
+          keep_actions: Remember the actions that were emitted after it all the same.
+        """
+        before = self._shadows[book]
+        shadow = self._shadows[book] = _Shadow(book)
+        shadow.runner.decide(self._between(book, GENESIS, position))
+        shadow.digests = before.digests
+        last = parse_id(position)
+        shadow.actions = {
+            action: order
+            for action, order in before.actions.items()
+            if keep_actions or parse_id(action.partition(":")[0]) <= last
+        }
+        shadow.provider_keys, shadow.mail_keys = before.provider_keys, before.mail_keys
+
     def fail(self, check: str, details: str) -> None:
         """Say that *check* does not hold."""
         assert check in CHECKS, check
@@ -169,8 +194,10 @@ class Checks:
             decided.payments += one.payments
             decided.notifications += one.notifications
             decided.dead_letters += one.dead_letters
+            if one.outcomes != [outcome]:
+                self.fail("S10 replay", f"{book} {entry.id}: the outcome differs from a replay")
             self._look(book, shadow.runner.state, entry, outcome)
-        for name in ("outcomes", "payments", "notifications", "dead_letters"):
+        for name in ("payments", "notifications", "dead_letters"):
             if getattr(decided, name) != getattr(commit, name):
                 self.fail("S10 replay", f"{book} {commit.position}: {name} differ from a replay")
         if shadow.runner.digest != commit.digest:
@@ -178,7 +205,7 @@ class Checks:
         if len(entries) >= 5:
             self._marks.hit("batch_of_many")
         self._note_actions(book, shadow, written.order, commit.payments, commit.notifications)
-        self._check_calendar(shadow.runner.state)
+        self.check_calendar(shadow.runner.state)
         self._check_pending(book)
         shadow.commits += 1
         if shadow.commits % SCAN_EVERY == 0:
@@ -238,8 +265,8 @@ class Checks:
             self.fail("S9 actions", f"action {entry.action} ({entry.type}) was emitted twice")
         shadow.actions[entry.action] = order
 
-    def _check_calendar(self, book: Book) -> None:
-        """Overlap, hours, and both directions of the calendar, from the bookings alone."""
+    def check_calendar(self, book: Book) -> None:
+        """Check overlap, hours, and both directions of the calendar, from the bookings alone."""
         spans: dict[str, list[tuple[int, int, str]]] = {}
         taken: dict[tuple[str, int], int] = {}
         for booking in book.bookings.values():
@@ -252,7 +279,7 @@ class Checks:
                 self._check_hours(book, booking)
         for staff, held in spans.items():
             held.sort()
-            for one, other in zip(held, held[1:], strict=False):
+            for one, other in pairwise(held):
                 if other[0] < one[1]:
                     self.fail("S1 no overlap", f"{staff}: {one[2]} and {other[2]}")
         kept = {key: sheet.taken for key, sheet in book.sheets.items() if sheet.taken}
@@ -332,9 +359,9 @@ class Checks:
                         self._marks.hit("expired_in_flight")
                 case m.BookingCancelled():
                     booking = state.bookings[event.booking]
-                    if booking.payment.call in ("preauthorize", "check_status"):
-                        if booking.payment.in_flight:
-                            self._marks.hit("cancelled_in_flight")
+                    payment = booking.payment
+                    if payment.in_flight and payment.call in ("preauthorize", "check_status"):
+                        self._marks.hit("cancelled_in_flight")
                     if booking.version >= 3:
                         self._marks.hit("cancelled_confirmed")
                 case m.PaymentObserved(observed="captured"):
@@ -424,9 +451,9 @@ class Checks:
             if not known.reference.startswith(prefix):
                 continue
             if known.status in ("authorized", "pending"):
-                booking = wanted.get(known.reference)
-                if booking is None or booking.status != "confirmed":
-                    what = booking.status if booking else "forgotten"
+                owner = wanted.get(known.reference)
+                if owner is None or owner.status != "confirmed":
+                    what = "forgotten" if owner is None else owner.status
                     self.fail("L8 no orphan", f"{known.reference} is {known.status} and {what}")
 
     def _check_ledger(self) -> None:
@@ -530,7 +557,9 @@ class Checks:
             self.fail("S14 poison", f"{book}: invalid {invalid}, dead letters {letters}")
         others = [letter for letter in held.deadletters.entries if letter.stream != "inputs"]
         if others:
-            self.fail("S14 poison", f"{book}: an action of ours was not understood: {others[0].why}")
+            self.fail(
+                "S14 poison", f"{book}: an action of ours was not understood: {others[0].why}"
+            )
 
     def _check_replay(self, book: str) -> None:
         shadow = self._shadows[book].runner

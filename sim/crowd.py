@@ -150,10 +150,14 @@ class Crowd:
             await trio.sleep(self._options.redefine_s)
             self._marks.hit("redefined")
             body = wire.encode_message(self._changed)
-            await self._send(book, NewInput("define_practice", body, "practice-2", "service:office"))
+            await self._send(
+                book, NewInput("define_practice", body, "practice-2", "service:office")
+            )
 
     async def _stranger(self, number: int) -> None:
-        await trio.sleep(self._draws.below("crowd.garbage_ms", self._options.span_s * 1000, number) / 1000)
+        await trio.sleep(
+            self._draws.below("crowd.garbage_ms", self._options.span_s * 1000, number) / 1000
+        )
         book = self._draws.pick("crowd.garbage_book", self._books, number)
         await self._send(book, self._draws.pick("crowd.garbage", _GARBAGE, number))
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from holdfast.actors.ports import Message
+
 if TYPE_CHECKING:
-    from holdfast.actors.ports import Message
     from holdfast.sim.draws import Draws
     from holdfast.sim.marks import Marks
     from holdfast.sim.trace import Trace

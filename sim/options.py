@@ -122,7 +122,9 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         raise ValueError(f"there is no scenario {scenario!r}; see 'holdfast sim list'")
     for group in groups:
         if group not in FAULT_GROUPS:
-            raise ValueError(f"there is no fault group {group!r}: take of {', '.join(FAULT_GROUPS)}")
+            raise ValueError(
+                f"there is no fault group {group!r}: take of {', '.join(FAULT_GROUPS)}"
+            )
     swarm = _Swarm(draws, groups)
     until_completed = scenario == "long" or draws.chance("world.until_completed", 0.08)
     practice = _practice(draws, scenario)
@@ -298,13 +300,13 @@ def _provider(draws: Draws, swarm: _Swarm, scenario: str, fault_s: int) -> Provi
             begin_ms = START_MS + 1000 * draws.below("provider.outage_begin_s", fault_s, number)
             length_s = draws.between("provider.outage_s", 1, 60, number)
             outages.append((begin_ms, begin_ms + length_s * 1000))
-    return ProviderFaults(
+    fixed = ProviderFaults(
         decline=0.5 if scenario == "payment-failures" else 0.15,
         late_s_max=draws.between("provider.late_s_max", 1, 25),
         latency_ms_max=draws.pick("provider.latency_ms_max", (100, 10, 3_000)),
         outages=tuple(outages),
-        **shares,
     )
+    return msgspec.structs.replace(fixed, **shares)
 
 
 def _process(draws: Draws, swarm: _Swarm, scenario: str) -> ProcessFaults:

@@ -160,9 +160,7 @@ class GatedLog:
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[InputEntry]]:
         """See ``Log``."""
-        return await self._gate.through(
-            "read_inputs", self._log.read_inputs, after, count, wait_s
-        )
+        return await self._gate.through("read_inputs", self._log.read_inputs, after, count, wait_s)
 
     async def read_outcomes(
         self, after: Mapping[str, str], count: int, wait_s: float
@@ -236,9 +234,7 @@ class GatedLog:
         self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
     ) -> None:
         """See ``Log``."""
-        await self._gate.through(
-            "keep_claim", self._log.keep_claim, stream, book, consumer, ids
-        )
+        await self._gate.through("keep_claim", self._log.keep_claim, stream, book, consumer, ids)
 
     async def finish_actions(
         self,

@@ -270,10 +270,10 @@ class SimProvider:
         known = self.book_of_record.payment(payment)
         before, changed_ms = self._before.get(payment, (None, 0))
         young = self._now_ms() - changed_ms < self.faults.stale_s_max * 1000
-        if known is not None and young:
-            if self._draws.chance("provider.stale", self.faults.stale, *drawn):
-                self._marks.hit("provider_stale")
-                known = before
+        stale = young and self._draws.chance("provider.stale", self.faults.stale, *drawn)
+        if known is not None and stale:
+            self._marks.hit("provider_stale")
+            known = before
         if known is None:
             self._marks.hit("provider_never_heard")
         self._trace.note("provider", "status", f"{payment} {known.status if known else 'none'}")

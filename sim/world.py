@@ -10,7 +10,7 @@ to rest within a bounded time; everything is stopped cleanly and the whole histo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import msgspec
 import structlog
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import Log
     from holdfast.sim.history import Written
-    from holdfast.sim.options import Options
+    from holdfast.sim.options import Options, Schedule
+    from holdfast.sim.scheduler import Strategy
 
 Kind = Literal["booking", "payment", "notification"]
 
@@ -129,14 +130,13 @@ class World:
         self._healed = False
         self._closing = False
         self._turn: trio.Semaphore | None = None
+        counts: dict[Kind, int] = {
+            "booking": options.booking_actors,
+            "payment": options.payment_executors,
+            "notification": options.notification_executors,
+        }
         self._slots = [
-            _Slot(kind, number)
-            for kind, count in (
-                ("booking", options.booking_actors),
-                ("payment", options.payment_executors),
-                ("notification", options.notification_executors),
-            )
-            for number in range(1, count + 1)
+            _Slot(kind, number) for kind in counts for number in range(1, counts[kind] + 1)
         ]
 
     # -- the run -------------------------------------------------------------
@@ -168,9 +168,10 @@ class World:
             trace,
             marks,
             self.books,
+            # A read and a claim may each bring as many as there was room for, and one a book.
             {
-                "payments": options.payment.read_max + len(self.books),
-                "notifications": options.notification.read_max + len(self.books),
+                "payments": 2 * options.payment.read_max + len(self.books),
+                "notifications": 2 * options.notification.read_max + len(self.books),
             },
         )
         self.crowd = Crowd(
@@ -290,10 +291,11 @@ class World:
         """One life of a process, to its end; how it ended."""
         slot.lives += 1
         error: Exception | None = None
-        with trio.CancelScope() as scope:
-            gate = Gate(f"{slot.name}.{slot.lives}", scope, self.trace, self.marks)
-            stop = trio.Event()
-            slot.gate, slot.stop = gate, stop
+        scope = trio.CancelScope()
+        gate = Gate(f"{slot.name}.{slot.lives}", scope, self.trace, self.marks)
+        stop = trio.Event()
+        slot.gate, slot.stop = gate, stop
+        with scope:
             self.trace.note(gate.name, "start")
             async with trio.open_nursery() as nursery:
                 if not self._healed:
@@ -404,9 +406,9 @@ class World:
 
     def _of_group(self, group: ExceptionGroup[Exception]) -> Violation:
         """The violation in *group*; anything else is a bug, of the simulator's or of an actor's."""
-        error: Exception = group
-        while isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
         if isinstance(error, ViolationError):
             return error.violation
         if isinstance(error, TooManyEventsError):
@@ -439,6 +441,16 @@ def listening(marks: Marks) -> Generator[None]:
         structlog.configure(**before)
 
 
+def _strategy(name: Schedule, draws: Draws) -> Strategy:
+    match name:
+        case "fifo":
+            return Fifo(draws)
+        case "uniform":
+            return Uniform(draws)
+        case "pct":
+            return Pct(draws)
+
+
 def run_world(
     seed: int,
     scenario: str = "mixed",
@@ -459,8 +471,7 @@ def run_world(
     options = draw_options(draws, scenario, groups)
     clock = WorldClock()
     world = World(draws, options, clock)
-    strategies = {"fifo": Fifo, "uniform": Uniform, "pct": Pct}
-    scheduler = Scheduler(strategies[options.schedule](draws))
+    scheduler = Scheduler(_strategy(options.schedule, draws))
     with listening(world.marks):
         try:
             clock.run(world.main, instruments=[scheduler])

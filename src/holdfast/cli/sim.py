@@ -56,8 +56,10 @@ def sim(
       holdfast sim rivals crashes --seeds 7 --faults process
     """
     with errors_of_one_sentence():
-        code = _list(as_json) if scenarios == ["list"] else _run(
-            scenarios or [], _seeds(seeds), jobs, faults, until_failure, as_json
+        code = (
+            _list(as_json)
+            if scenarios == ["list"]
+            else _run(scenarios or [], _seeds(seeds), jobs, faults, until_failure, as_json)
         )
     raise typer.Exit(code)
 
@@ -193,7 +195,9 @@ def _seeds(text: str) -> range:
         raise CliError(f"--seeds {text}: give one number, or two with - between, such as 0-999")
     begin, end = int(first), int(last or first)
     if not begin <= end < begin + SEEDS_MAX:
-        raise CliError(f"--seeds {text}: the second must not be less, and at most {SEEDS_MAX:,} fit")
+        raise CliError(
+            f"--seeds {text}: the second must not be less, and at most {SEEDS_MAX:,} fit"
+        )
     return range(begin, end + 1)
 
 

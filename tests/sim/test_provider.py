@@ -1,0 +1,166 @@
+"""The simulated provider: one effect per key on whatever side of it a call breaks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from holdfast.actors.ports import Message, ProviderUnavailableError
+from holdfast.sim.clock import WorldClock
+from holdfast.sim.draws import Draws
+from holdfast.sim.mailer import MailerFaults, SimMailer
+from holdfast.sim.marks import Marks
+from holdfast.sim.provider import ProviderFaults, SimProvider
+from holdfast.sim.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Story = Callable[[SimProvider], Awaitable[None]]
+
+QUICK = ProviderFaults(decline=0.0, latency_ms_max=0)
+
+
+def live(faults: ProviderFaults, story: Story, seed: int = 1) -> SimProvider:
+    """Tell *story* to a provider with *faults*; return it when all it set off is over."""
+    clock = WorldClock()
+    made: list[SimProvider] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            trace = Trace(clock.now_ms)
+            provider = SimProvider(Draws(seed), faults, trace, Marks(), nursery, clock.now_ms)
+            made.append(provider)
+            await story(provider)
+
+    clock.run(main)
+    return made[0]
+
+
+def with_fault(name: str) -> ProviderFaults:
+    return ProviderFaults(decline=0.0, latency_ms_max=0, **{name: 1.0})  # type: ignore[arg-type]
+
+
+async def hold(provider: SimProvider) -> str:
+    """Ask for a hold; the answer's status, or "" where none came."""
+    with trio.move_on_after(5.0):
+        try:
+            return (await provider.preauthorize("b:p1", 5_000, "EUR", "K1", "key-1")).status
+        except ProviderUnavailableError:
+            return ""
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("fault", "effect"),
+    [
+        ("timeout_before", False),
+        ("timeout_after", True),
+        ("late", True),
+        ("error_before", False),
+        ("error_after", True),
+        ("busy", False),
+    ],
+)
+def test_a_fault_hides_the_answer_and_its_side_decides_the_effect(fault: str, effect: bool) -> None:
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == ""
+
+    provider = live(with_fault(fault), story)
+    assert (provider.book_of_record.payment("b:p1") is not None) is effect
+    assert provider.under_way == 0
+
+
+def test_a_late_effect_comes_after_the_caller_gave_up() -> None:
+    async def story(provider: SimProvider) -> None:
+        with trio.move_on_after(0.5):
+            await provider.preauthorize("b:p1", 5_000, "EUR", "K1", "key-1")
+        assert provider.book_of_record.payment("b:p1") is None
+        assert provider.under_way == 1
+
+    assert live(with_fault("late"), story).book_of_record.payment("b:p1") is not None
+
+
+def test_the_same_key_has_one_effect() -> None:
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "authorized"
+        assert (await provider.void("b:p1", "key-2")).status == "voided"
+        assert await hold(provider) == "authorized"  # the first answer, as providers replay it
+        assert (await provider.status("b:p1")).status == "voided"
+
+    provider = live(QUICK, story)
+    assert [call.first for call in provider.calls] == [True, True, False]
+    assert provider.book_of_record.totals()["EUR"].held == 0
+
+
+def test_a_pending_hold_is_decided_later() -> None:
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "pending"
+
+    settled = live(with_fault("pending"), story).book_of_record.payment("b:p1")
+    assert settled is not None
+    assert settled.status == "authorized"
+
+
+def test_a_stale_status_is_the_one_before() -> None:
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "authorized"
+        assert (await provider.status("b:p1")).status == "none"
+        await trio.sleep(provider.faults.stale_s_max)
+        assert (await provider.status("b:p1")).status == "authorized"
+
+    live(with_fault("stale"), story)
+
+
+def test_a_hold_lapses_by_itself() -> None:
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "authorized"
+
+    provider = live(with_fault("lapse"), story)
+    assert list(provider.lapsed) == ["b:p1"]
+    assert provider.book_of_record.totals()["EUR"].voided == 5_000
+
+
+def test_nothing_works_in_an_outage_and_everything_after_healing() -> None:
+    now = WorldClock().now_ms()
+    faults = ProviderFaults(decline=0.0, outages=((now, now + 60_000),))
+
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == ""
+        provider.heal()
+        assert await hold(provider) == "authorized"
+
+    live(faults, story)
+
+
+def test_declines_are_a_share_and_each_customer_keeps_theirs() -> None:
+    async def story(provider: SimProvider) -> None:
+        for number in range(200):
+            await provider.preauthorize(f"b:p{number}", 1, "EUR", f"K{number}", f"k{number}")
+
+    def declined(seed: int) -> list[str]:
+        provider = live(ProviderFaults(decline=0.5, latency_ms_max=0), story, seed)
+        return [p.customer for p in provider.book_of_record.payments() if p.status == "declined"]
+
+    assert declined(1) == declined(1) != declined(2)
+    assert 80 <= len(declined(1)) <= 120
+
+
+@pytest.mark.parametrize(("fault", "arrived"), [("error_before", 0), ("error_after", 1)])
+def test_the_mailer_fails_on_either_side(fault: str, arrived: int) -> None:
+    clock = WorldClock()
+    trace = Trace(clock.now_ms)
+    faults = MailerFaults(**{fault: 1.0})  # type: ignore[arg-type]
+    mailer = SimMailer(Draws(1), faults, trace, Marks())
+    message = Message("k", "b", "a@example.org", "s", "t")
+
+    async def main() -> None:
+        with pytest.raises(OSError, match="the mailer"):
+            await mailer.deliver(message)
+        mailer.heal()
+        assert await mailer.deliver(message) is (arrived == 0)
+
+    clock.run(main)
+    assert [a.new for a in mailer.arrivals].count(True) == 1

@@ -1,0 +1,157 @@
+"""The simulated world: the same actors, the same run for the same seed, and rest after every fault."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from holdfast.actors.booking import actor as booking_actor
+from holdfast.actors.notification import actor as notification_actor
+from holdfast.actors.payment import actor as payment_actor
+from holdfast.sim import world as sim_world
+from holdfast.sim.marks import MARKS
+from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
+from holdfast.sim.runner import jobs_of, run_jobs
+from holdfast.sim.world import run_world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEEDS = 100
+PRODUCT = ("holdfast.machine", "holdfast.actors", "holdfast.transport")
+
+
+@pytest.mark.slow
+def test_every_check_holds_in_the_first_seeds() -> None:
+    """A fixed share of what runs by night; the scenarios take turns."""
+    summary = run_jobs(jobs_of([], range(SEEDS)))
+    assert [(job.seed, job.scenario, v) for job, v in summary.violations] == []
+    assert summary.runs == SEEDS
+    assert 0.3 <= summary.accepted / summary.asked <= 0.7
+    assert len(summary.marks) >= 25
+
+
+@pytest.mark.slow
+def test_half_of_the_payments_fail_where_half_are_to_fail() -> None:
+    held = declined = 0
+    for seed in range(30):
+        _, world = run_world(seed, "payment-failures", ())
+        for payment in world.provider.book_of_record.payments():
+            held += 1
+            declined += payment.status == "declined"
+    assert 0.4 <= declined / held <= 0.6
+
+
+def test_a_world_without_faults_crashes_nobody() -> None:
+    result, world = run_world(3, "mixed", ())
+    assert result.violation is None
+    assert {what for _, _, what, _ in world.trace.lines}.isdisjoint({"pause", "crash"}) or (
+        world.options.restart
+    )
+    assert result.marks.get("crash_in_time", 0) == 0
+
+
+def test_the_same_seed_gives_the_same_trace_and_another_one_another() -> None:
+    first, second, other = run_world(5)[0], run_world(5)[0], run_world(6)[0]
+    assert first == second
+    assert first.digest != other.digest
+
+
+def test_a_recorded_schedule_replays_the_run() -> None:
+    result, world = run_world(7)
+    again, _ = run_world(7, tape=world.draws.schedule_tape())
+    assert again.digest == result.digest
+
+
+_PRINT = """
+from holdfast.sim.world import run_world
+from holdfast.sim.options import SCENARIOS
+for seed, name in enumerate(SCENARIOS):
+    print(seed, name, run_world(seed, name)[0].digest)
+"""
+
+
+@pytest.mark.slow
+def test_runs_are_equal_in_processes_that_differ(tmp_path: Path) -> None:
+    """Hash seed, time zone and working folder are no part of the world."""
+    outputs: list[str] = []
+    for hash_seed, zone in (("1", "UTC"), ("77", "Asia/Kolkata")):
+        folder = tmp_path / hash_seed
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", _PRINT],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0].splitlines()) == len(SCENARIOS)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _functions(module: ModuleType) -> Iterator[FunctionType]:
+    """The functions that *module* defines, those of its classes too."""
+    for value in vars(module).values():
+        members = vars(value).values() if inspect.isclass(value) else [value]
+        for member in members:
+            function = inspect.unwrap(getattr(member, "__func__", member))
+            if isinstance(function, FunctionType) and function.__module__ == module.__name__:
+                yield function
+
+
+def test_what_runs_in_the_simulation_is_the_product_unpatched() -> None:
+    """Every function that is loaded is, byte for byte, what its module's file says."""
+    used = vars(sim_world)
+    assert used["run_booking"] is booking_actor.run_booking
+    assert used["run_payment"] is payment_actor.run_payment
+    assert used["run_notification"] is notification_actor.run_notification
+    run_world(1)
+    looked_at = 0
+    for name, module in sorted(sys.modules.items()):
+        if not name.startswith(PRODUCT) or not getattr(module, "__file__", None):
+            continue
+        assert module.__file__ is not None
+        path = Path(module.__file__)
+        source = compile(path.read_text(), str(path), "exec", dont_inherit=True)
+        written = {(code.co_qualname, code.co_code): code for code in _codes(source)}
+        for function in _functions(module):
+            code = function.__code__
+            if Path(code.co_filename) != path:
+                continue  # made by a library for a struct: its __init__ and the like
+            assert (code.co_qualname, code.co_code) in written, f"{name}.{code.co_qualname}"
+            looked_at += 1
+    assert looked_at > 400
+
+
+@pytest.mark.parametrize("group", FAULT_GROUPS)
+def test_a_group_of_faults_that_is_off_has_no_share(group: str) -> None:
+    """Its shares are 0 in every scenario."""
+    _, world = run_world(11, "crashes", [name for name in FAULT_GROUPS if name != group])
+    options = world.options
+    if group == "process":
+        assert (options.process.crash_at_call, options.process.pause) == (0, 0)
+    if group == "provider":
+        assert (options.provider.late, options.provider.stale) == (0, 0)
+    if group == "mailer":
+        assert (options.mailer.error_before, options.mailer.error_after) == (0, 0)
+
+
+def test_every_mark_has_a_sentence() -> None:
+    assert len(MARKS) >= 50
+    assert all(sentence and not sentence.endswith(".") for sentence in MARKS.values())
