@@ -8,7 +8,8 @@ An executor gives one function, ``carry_out(book, entry)``, and gets the rest fr
   long call for a dead one.
 - *Posting.* A result and its acknowledgement are one transaction. Results of one book that are ready
   together go together: while one batch of a book is on its way the next gathers, with no timer.
-- *Bounds.* At most ``read_max`` entries are held. While the log is away results wait here and are
+- *Bounds.* At most ``read_max`` entries are held, twice that where a read and a claim, which both
+  fill the room they saw, come in together. While the log is away results wait here and are
   tried again; since they count as held, reading stops by itself.
 - *Stopping.* Nothing new is read, what is held is finished and posted, for ``stop_grace_s`` at most.
   What is not finished by then stays pending in the log, and another consumer claims it.
@@ -45,7 +46,8 @@ class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
       concurrency_max: Most actions carried out at a time.
-      read_max: Most actions held at a time: waiting, under way, or with a result to be posted.
+      read_max: Most actions held at a time before more are read or claimed: waiting, under way, or
+        with a result to be posted. A read and a claim may each bring so many.
       finish_max: Most results in one transaction.
       posts_max: Most transactions, of different books, under way at a time.
       wait_s: Longest blocking read; a stop takes up to so long to be noticed.
