@@ -163,7 +163,8 @@ def observe(
     if payment.call != "check_status" and status in ("none", payment.observed):
         status = "pending"  # the call had no effect, so far: it is not repeated without a pause
     if status == "none":
-        return _never_heard(book, booking, now, settle_ms, events)
+        asked_ms = int(action_id.partition("-")[0])  # an answer may be long on its way
+        return _never_heard(book, booking, now, asked_ms, settle_ms, events)
     if status == "failed" and payment.call == "preauthorize":
         status = "declined"  # refused for good: nothing was put on hold
     if status in ("unknown", "pending", "failed"):
@@ -182,7 +183,7 @@ def observe(
 
 
 def _never_heard(
-    book: Book, booking: Booking, now: int, settle_ms: int, events: list[Event]
+    book: Book, booking: Booking, now: int, asked_ms: int, settle_ms: int, events: list[Event]
 ) -> bool:
     """The provider has no such payment: believed at once where we would ask again anyway."""
     payment = booking.payment
@@ -190,7 +191,7 @@ def _never_heard(
         return False
     never_happened = payment.observed in NEVER_HAPPENED
     asks_again = never_happened and payment.desired != "released"
-    if not asks_again and now < payment.since_ms + settle_ms:
+    if not asks_again and asked_ms < payment.since_ms + settle_ms:
         check_later(book, booking, now, events)
         return False
     if never_happened:

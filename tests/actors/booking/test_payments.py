@@ -237,6 +237,24 @@ def test_the_settle_time_begins_when_the_call_is_known_to_have_been_made() -> No
     assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
 
 
+def test_how_old_never_heard_of_it_is_counts_from_when_it_was_asked() -> None:
+    """Found by the simulator (tier 1, waits-and-expiries, seed 0).
+
+    The call took effect after the provider was asked, the old answer came after the settle time,
+    and the money stayed on hold for ever.
+    """
+    desk = Desk(dentist(check_settle_s=60))
+    booking = desk.hold()
+    desk.settle(booking, "unknown")  # the call is still on its way
+    desk.tick()  # the provider is asked, has never heard of it; then the call takes effect
+    desk.cancel(booking)
+    desk.now += 120 * SECOND
+    assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
+    desk.tick()
+    desk.settle(booking, "authorized")
+    assert booking.payment.call == "void"
+
+
 def test_the_distances_begin_anew_after_a_change() -> None:
     desk = Desk(dentist())
     booking = desk.hold()
