@@ -61,8 +61,8 @@ class LeakError(TouchedError):
 class Sealed(Guard):
     """A context for the length of a run: what reaches outside raises :class:`LeakError`.
 
-    It may be entered again after it was left. What was noticed is kept in ``touched``, for the case
-    that the actors swallow the error.
+    It may be entered again after it was left. Where the code swallowed the error, the context raises
+    it at its end; ``touched`` keeps everything that was noticed.
 
     Args:
       packages: The beginnings of the names of the modules that are watched.
@@ -70,7 +70,7 @@ class Sealed(Guard):
       allow: What may be touched all the same, by the beginning of its name, such as ``"open "``.
     """
 
-    __slots__ = ("_kept", "_packages")
+    __slots__ = ("_before", "_kept", "_packages")
 
     def __init__(
         self,
@@ -81,9 +81,11 @@ class Sealed(Guard):
     ) -> None:
         super().__init__(allow, calls=thorough)
         self._packages = packages
+        self._before = 0
         self._kept: list[tuple[object, str, object]] = []
 
     def __enter__(self) -> Sealed:
+        self._before = len(self.touched)
         self._stand_in()
         super().__enter__()
         return self
@@ -97,6 +99,10 @@ class Sealed(Guard):
         super().__exit__(kind, error, trace)
         while self._kept:
             setattr(*self._kept.pop())
+        if error is None and len(self.touched) > self._before:
+            raise LeakError(
+                f"{self.touched[self._before]}: the code swallowed the error of this leak"
+            )
 
     def touch(self, name: str, frame: FrameType) -> None:
         """Raise for *name* if it was done by our code, or on its behalf."""
