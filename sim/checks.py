@@ -50,6 +50,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "S8 store": "positions grow, each has one digest, epochs never fall, none writes after a newer",
     "S9 actions": "no action is seen before its commit, and each is emitted once",
     "S10 replay": "replay from the beginning and from every snapshot gives the same book",
+    "S11 sealed": "nothing in a run reaches for a clock, randomness, a thread, a file or a socket",
     "S12 linearizable": "what was acknowledged before another was sent comes before it",
     "S13 messages": "people are told committed facts, each once as far as the mailer can tell",
     "S14 poison": "an entry that is no message becomes one dead letter, and the log goes on",

@@ -110,14 +110,8 @@ def jobs_of(
 
 
 def run_job(job: Job) -> Result:
-    """Run one world, without garbage collection in the middle of it."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return run_world(job.seed, job.scenario, job.groups)[0]
-    finally:
-        if enabled:
-            gc.enable()
+    """Run one world."""
+    return run_world(job.seed, job.scenario, job.groups)[0]
 
 
 def _run_chunk(jobs: list[Job]) -> list[Result]:

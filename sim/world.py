@@ -10,8 +10,12 @@ to rest within a bounded time; everything is stopped cleanly and the whole histo
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, cast
+from zoneinfo import ZoneInfo
 
+import anyio
+import anyio.lowlevel
 import msgspec
 import structlog
 import trio
@@ -26,6 +30,7 @@ from holdfast.sim.clock import START_MS, DeadlockError, WorldClock
 from holdfast.sim.crowd import Crowd
 from holdfast.sim.draws import Draws
 from holdfast.sim.history import RecordingLog
+from holdfast.sim.leaks import LeakError, Sealed
 from holdfast.sim.mailer import SimMailer
 from holdfast.sim.marks import Marks
 from holdfast.sim.options import FAULT_GROUPS, draw_options
@@ -411,6 +416,8 @@ class World:
             error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
         if isinstance(error, ViolationError):
             return error.violation
+        if isinstance(error, LeakError):
+            return Violation("S11 sealed", str(error), len(self.trace.lines))
         if isinstance(error, TooManyEventsError):
             return Violation("L4 no livelock", str(error), len(self.trace.lines))
         raise group
@@ -451,12 +458,20 @@ def _strategy(name: Schedule, draws: Draws) -> Strategy:
             return Pct(draws)
 
 
+@cache
+def _load() -> None:
+    """Let libraries read the files that they read at their first use."""
+    trio.run(anyio.lowlevel.checkpoint)
+
+
 def run_world(
     seed: int,
     scenario: str = "mixed",
     groups: Sequence[str] = FAULT_GROUPS,
     tape: Sequence[int] | None = None,
     changes: Mapping[str, int] | None = None,
+    *,
+    thorough: bool = False,
 ) -> tuple[Result, World]:
     """Run one world to its end.
 
@@ -466,17 +481,25 @@ def run_world(
       groups: Fault groups that may happen.
       tape: Scheduling draws to replay.
       changes: Keyed draws to change.
+      thorough: Look at every call for what reaches outside of the run; six times as slow.
     """
     draws = Draws(seed, tape, changes)
     options = draw_options(draws, scenario, groups)
     clock = WorldClock()
     world = World(draws, options, clock)
     scheduler = Scheduler(_strategy(options.schedule, draws))
-    with listening(world.marks):
-        try:
+    _load()
+    ZoneInfo(options.practice.zone)  # reads a file, which no run may; it is kept
+    try:
+        with listening(world.marks), Sealed(thorough=thorough):
             clock.run(world.main, instruments=[scheduler])
-        except DeadlockError as error:
-            world.violation = Violation("L7 no deadlock", str(error), len(world.trace.lines))
+    except DeadlockError as error:
+        world.violation = Violation("L7 no deadlock", str(error), len(world.trace.lines))
+    except LeakError as error:  # even where whoever caused it went on
+        world.violation = Violation("S11 sealed", str(error), len(world.trace.lines))
+    except Exception as error:
+        error.add_note(f"in the world of seed {seed}, {scenario}, faults {list(groups)}")
+        raise
     counts = world.marks.counts
     accepted = counts.get("accepted", 0)
     result = Result(

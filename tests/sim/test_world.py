@@ -6,9 +6,10 @@ import inspect
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from holdfast.sim import world as sim_world
 from holdfast.sim.marks import MARKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
 from holdfast.sim.runner import jobs_of, run_jobs
-from holdfast.sim.world import run_world
+from holdfast.sim.world import World, run_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +151,23 @@ def test_a_group_of_faults_that_is_off_has_no_share(group: str) -> None:
         assert (options.provider.late, options.provider.stale) == (0, 0)
     if group == "mailer":
         assert (options.mailer.error_before, options.mailer.error_after) == (0, 0)
+
+
+@pytest.mark.slow
+def test_nothing_in_a_run_reaches_outside() -> None:
+    """Every call is looked at; ordinary runs look only at the usual ones."""
+    for seed, name in enumerate(SCENARIOS):
+        assert run_world(seed, name, thorough=True)[0].violation is None
+
+
+def test_a_run_that_looks_at_the_clock_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted: dict[str, Any] = {"__name__": "holdfast.planted", "time": time}
+    exec("def looks(world, name):\n    time.monotonic()\n    return world.server", planted)
+    monkeypatch.setattr(World, "_connect", planted["looks"])
+    violation = run_world(1)[0].violation
+    assert violation is not None
+    assert violation.check == "S11 sealed"
+    assert "time.monotonic in holdfast.planted" in violation.details
 
 
 def test_every_mark_has_a_sentence() -> None:
