@@ -67,6 +67,18 @@ def encode_input(new: NewInput) -> list[Argument]:
     return fields
 
 
+def check_finished(finished: Sequence[tuple[str, NewInput | None]]) -> None:
+    """Make sure that the server can refuse to finish actions only as a whole.
+
+    Raises:
+      ValueError: An entry id is none, or a result is too large.
+    """
+    for entry_id, result in finished:
+        parse_id(entry_id)
+        if result is not None:
+            encode_input(result)
+
+
 def decode_input(entry_id: bytes, fields: list[bytes]) -> InputEntry:
     """An input from its id and field list. Never raises: see ``InputEntry.problem``."""
     if len(fields) == 8 and len(entry_id) <= _SAFE_ID_LENGTH:

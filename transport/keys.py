@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from holdfast.actors.ports import GENESIS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ACTION_IDS = 4096
 """Ids that an action stream leaves for the actions of one input (``machine.core.ACTIONS_MAX``)."""
 
 SEQUENCE_MAX = 2**52 - 1
 """Greatest sequence of an input's id: a greater one leaves no room for its actions' ids."""
+
+NUMBER_MAX = 2**64 - 1
+"""Greatest milliseconds and greatest sequence of an id."""
 
 REGISTRY = "holdfast:books"
 """The stream that names every book once, in the order of registration."""
@@ -93,12 +100,27 @@ def parse_id(entry_id: str) -> tuple[int, int]:
     """(milliseconds, sequence) of an entry id.
 
     Raises:
-      ValueError: *entry_id* is not ``<milliseconds>-<sequence>``.
+      ValueError: *entry_id* is not ``<milliseconds>-<sequence>``, or beyond 64 bits.
     """
     match = _ID.fullmatch(entry_id)
-    if match is None:
-        raise ValueError(f"{entry_id[:80]!r} is no entry id: it must be <milliseconds>-<sequence>")
-    return int(match[1]), int(match[2])
+    if match is not None:
+        ms, sequence = int(match[1]), int(match[2])
+        if ms <= NUMBER_MAX and sequence <= NUMBER_MAX:
+            return ms, sequence
+    raise ValueError(f"{entry_id[:80]!r} is no entry id: it must be <milliseconds>-<sequence>")
+
+
+def check_reading(after: Mapping[str, str], count: int) -> None:
+    """Make sure that a read by cursor asks for what there can be.
+
+    Raises:
+      ValueError: A book's name or a position is none, or *count* is less than 1.
+    """
+    for book, position in after.items():
+        book_keys(book)
+        parse_id(position)
+    if count < 1:
+        raise ValueError(f"a read must ask for at least one entry, not {count}")
 
 
 def format_id(ms: int, sequence: int) -> str:

@@ -27,13 +27,21 @@ from holdfast.actors.ports import (
     InputEntry,
     LogError,
     LogTrimmedError,
+    NewInput,
     OutcomeEntry,
     StreamFacts,
 )
-from holdfast.transport.codec import encode_input
+from holdfast.transport.codec import check_finished, decode_input, encode_input
 from holdfast.transport.commits import check_commit, moved, resolve_commit, superseded
 from holdfast.transport.gaps import gap
-from holdfast.transport.keys import book_keys, format_id, parse_id
+from holdfast.transport.keys import (
+    NUMBER_MAX,
+    SEQUENCE_MAX,
+    book_keys,
+    check_reading,
+    format_id,
+    parse_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +50,6 @@ if TYPE_CHECKING:
         ActionStream,
         Clock,
         Commit,
-        NewInput,
         Snapshot,
         StreamName,
     )
@@ -94,9 +101,19 @@ class MemoryStream(Generic[EntryT]):
         self.foreign = False
 
     def next_id(self, now_ms: int) -> IdPair:
-        """The id of the next entry: the time, or just after the last one."""
+        """The id of the next entry: the time, or just after the last one.
+
+        Raises:
+          LogError: Somebody took the greatest id there is.
+        """
         ms, sequence = self.last
-        return (now_ms, 0) if now_ms > ms else (ms, sequence + 1)
+        if now_ms > ms:
+            return now_ms, 0
+        if sequence < NUMBER_MAX:
+            return ms, sequence + 1
+        if ms == NUMBER_MAX:
+            raise LogError("the stream has no ids left: find out who chose the last one")
+        return ms + 1, 0
 
     def add(self, id_: IdPair, entry: EntryT) -> None:
         """Add *entry* under *id_*, which must be greater than the last."""
@@ -124,6 +141,8 @@ class MemoryStream(Generic[EntryT]):
 
     def facts(self, group: str = "") -> StreamFacts:
         """What ``Log.facts`` says of this stream."""
+        if self.foreign:
+            return StreamFacts()
         of_group = self.groups.get(group)
         return StreamFacts(
             length=len(self.ids),
@@ -147,6 +166,8 @@ class MemoryBook:
         self.record = CommitRecord()
         self.snapshots: list[Snapshot] = []
         """The last two, the older first."""
+        self.foreign = False
+        """Whether the commit record's key is of another type: every use is refused."""
 
     def stream(self, name: StreamName) -> MemoryStream[Any]:
         """The stream *name*."""
@@ -216,10 +237,10 @@ class MemoryLog:
 
     def _add_input(self, name: str, book: MemoryBook, new: NewInput) -> str:
         pair = book.inputs.next_id(self._clock.now_ms())
-        id_ = format_id(*pair)
-        book.inputs.add(pair, InputEntry(id_, new.type, new.body, new.key, new.by, new.trace))
+        entry = _input_entry(pair, new)
+        book.inputs.add(pair, entry)
         self.ring(name, "inputs")
-        return id_
+        return entry.id
 
     def _bury(self, name: str, book: MemoryBook, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
@@ -232,6 +253,7 @@ class MemoryLog:
 
     async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
         """See ``Log.append``. Raises ValueError for an input too large to be one."""
+        book_keys(book)
         for new in inputs:
             encode_input(new)
         await anyio.lowlevel.checkpoint()
@@ -255,6 +277,7 @@ class MemoryLog:
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[InputEntry]]:
         """See ``Log.read_inputs``. Raises LogTrimmedError where entries are gone."""
+        check_reading(after, count)
         found: dict[str, list[InputEntry]] = {}
         await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(max(0.0, wait_s)):
@@ -276,6 +299,7 @@ class MemoryLog:
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[OutcomeEntry]]:
         """See ``Log.read_outcomes``."""
+        check_reading(after, count)
         found: dict[str, list[OutcomeEntry]] = {}
         await anyio.lowlevel.checkpoint()
         with anyio.move_on_after(max(0.0, wait_s)):
@@ -294,12 +318,14 @@ class MemoryLog:
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log.read_record``."""
         await anyio.lowlevel.checkpoint()
-        return self.book(book).record
+        return _record(book, self.book(book))
 
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log.read_snapshot``."""
         await anyio.lowlevel.checkpoint()
-        snapshots = self.book(book).snapshots
+        held = self.book(book)
+        _record(book, held)
+        snapshots = held.snapshots
         return snapshots[-1] if snapshots else None
 
     async def facts(self, book: str, stream: StreamName) -> StreamFacts:
@@ -313,16 +339,20 @@ class MemoryLog:
         """See ``Log.take_over``."""
         await anyio.lowlevel.checkpoint()
         held = self._register(book)
+        record = _record(book, held)
         _refuse_foreign(book, held, *_ALL_STREAMS)
-        epoch = held.record.epoch + 1
-        pair = held.inputs.next_id(self._clock.now_ms())
-        position = held.record.position
+        epoch = record.epoch + 1
+        try:
+            pair = held.inputs.next_id(self._clock.now_ms())
+        except LogError as error:
+            raise ForeignDataError(f"taking over {book}: {error}") from error
+        position = record.position
         body = msgspec.json.encode({"epoch": epoch, "owner": owner, "position": position})
-        entry = InputEntry(format_id(*pair), "taken_over", body, by="service:booking")
-        held.inputs.add(pair, entry)
+        new = NewInput("taken_over", body, by="service:booking")
+        held.inputs.add(pair, _input_entry(pair, new))
         for name in _ACTION_STREAMS:
             held.actions(name).groups.setdefault(name, MemoryGroup())
-        held.record = msgspec.structs.replace(held.record, epoch=epoch, owner=owner)
+        held.record = msgspec.structs.replace(record, epoch=epoch, owner=owner)
         self.ring(book, "inputs")
         return held.record
 
@@ -330,17 +360,18 @@ class MemoryLog:
         """See ``Log.commit``. Its result is never unknown here."""
         for commit in commits:
             check_commit(commit)
+            book_keys(commit.book)
         await anyio.lowlevel.checkpoint()
         return [self._commit(commit) for commit in commits]
 
     def _commit(self, commit: Commit) -> LogError | None:
         name, book = commit.book, self.book(commit.book)
-        record = book.record
         try:
+            record = _record(name, book)
             _refuse_foreign(name, book, "outcomes", *_ACTION_STREAMS, "deadletters")
         except ForeignDataError as error:
             return error
-        if (record.epoch, record.owner) != (commit.epoch, commit.owner):
+        if _fenced(record, commit.epoch, commit.owner):
             return superseded(name, commit.epoch)
         if record.position != commit.after:
             if (record.position, record.digest) == (commit.position, commit.digest):
@@ -371,16 +402,20 @@ class MemoryLog:
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
         """See ``Log.resolve``."""
         await anyio.lowlevel.checkpoint()
-        return [resolve_commit(commit, self.book(commit.book).record) for commit in commits]
+        held = [(commit.book, self.book(commit.book)) for commit in commits]
+        records = [_record(name, book) for name, book in held]
+        return [
+            resolve_commit(commit, record) for commit, record in zip(commits, records, strict=True)
+        ]
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log.save_snapshot``."""
+        position = parse_id(snapshot.position)
         await anyio.lowlevel.checkpoint()
         held = self.book(book)
-        record = held.record
-        if (record.epoch, record.owner) != (epoch, owner):
+        record = _record(book, held)
+        if _fenced(record, epoch, owner):
             raise superseded(book, epoch)
-        position = parse_id(snapshot.position)
         if position > parse_id(record.position):
             raise LogError(
                 f"saving a snapshot of {book}: nothing is decided beyond {record.position}: "
@@ -396,6 +431,8 @@ class MemoryLog:
         """See ``Log.trim``. ``deadletters`` are never trimmed."""
         await anyio.lowlevel.checkpoint()
         held = self.book(book)
+        _record(book, held)
+        _refuse_foreign(book, held, *_TRIMMED)
         older = held.snapshots[-2].position if len(held.snapshots) > 1 else ""
         removed: dict[StreamName, int] = {}
         for name in _TRIMMED:
@@ -417,72 +454,139 @@ class MemoryLog:
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
     ) -> list[tuple[str, ActionEntry]]:
         """See ``Log.read_actions``: at most *count*, but up to one for each book."""
+        for book in books:
+            book_keys(book)
         await anyio.lowlevel.checkpoint()
-        found: list[tuple[str, ActionEntry]] = []
+        found: dict[str, list[ActionEntry]] = {}
+        share = max(1, count // max(1, len(books)))
         with anyio.move_on_after(max(0.0, wait_s)):
             while not found:
-                share = max(1, count // max(1, len(books)))
-                for book in books:
-                    found += self._deliver(stream, book, consumer, share)
-                for book in books if found else ():
-                    if len(found) < count:
-                        found += self._deliver(stream, book, consumer, count - len(found))
+                found = self._deliver(stream, books, consumer, share)
                 if not found:
                     await self._wait([(book, stream) for book in books])
-        return found
+        # Each book has got its share; those that have more share what is left.
+        room = count - sum(map(len, found.values()))
+        more = [book for book, entries in found.items() if len(entries) >= share]
+        if more and room >= len(more):
+            rest = self._deliver(stream, more, consumer, room // len(more))
+            for book, entries in rest.items():
+                found[book] += entries
+        return [(book, entry) for book, entries in found.items() for entry in entries]
 
     def _deliver(
-        self, stream: ActionStream, book: str, consumer: str, count: int
-    ) -> list[tuple[str, ActionEntry]]:
-        """Hand out entries that no consumer was given yet."""
-        held = self.book(book)
-        _refuse_foreign(book, held, stream)
-        actions = held.actions(stream)
-        group = actions.groups.setdefault(stream, MemoryGroup())
-        start = bisect_right(actions.ids, group.last)
-        found: list[tuple[str, ActionEntry]] = []
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int
+    ) -> dict[str, list[ActionEntry]]:
+        """Hand out entries of each book that no consumer was given yet."""
+        for book in books:
+            held = self.book(book)
+            _refuse_foreign(book, held, stream)
+            if stream not in held.actions(stream).groups:
+                self._make_groups(stream, books)
+        found: dict[str, list[ActionEntry]] = {}
         now_ms = self._clock.now_ms()
-        for index in range(start, min(start + count, len(actions.ids))):
-            id_ = actions.ids[index]
-            group.last = id_
-            group.pending[id_] = MemoryPending(consumer, now_ms, 1)
-            found.append((book, msgspec.structs.replace(actions.entries[index], deliveries=1)))
+        for book in books:
+            actions = self.book(book).actions(stream)
+            group = actions.groups[stream]
+            start = bisect_right(actions.ids, group.last)
+            for index in range(start, min(start + count, len(actions.ids))):
+                id_ = actions.ids[index]
+                group.last = id_
+                group.pending[id_] = MemoryPending(consumer, now_ms, 1)
+                entry = msgspec.structs.replace(actions.entries[index], deliveries=1)
+                found.setdefault(book, []).append(entry)
         return found
+
+    def _make_groups(self, stream: ActionStream, books: Sequence[str]) -> None:
+        """Create the group where it is missing; a key that is no stream is refused after that."""
+        held = {book: self.book(book) for book in books}
+        for of in held.values():
+            actions = of.actions(stream)
+            if not actions.foreign:
+                actions.groups.setdefault(stream, MemoryGroup())
+        for book, of in held.items():
+            _refuse_foreign(book, of, stream)
 
     async def claim_actions(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
     ) -> list[tuple[str, ActionEntry]]:
         """See ``Log.claim_actions``: at most *count*."""
-        await anyio.lowlevel.checkpoint()
-        now_ms = self._clock.now_ms()
-        found: list[tuple[str, ActionEntry]] = []
         for book in books:
-            held = self.book(book)
-            _refuse_foreign(book, held, stream)
-            actions = held.actions(stream)
-            group = actions.groups.setdefault(stream, MemoryGroup())
-            for id_ in sorted(group.pending):
-                pending = group.pending[id_]
-                if len(found) >= count or now_ms - pending.since_ms < idle_s * 1000:
-                    continue
-                entry = actions.get(id_)
-                if entry is None:
-                    del group.pending[id_]
-                    continue
+            book_keys(book)
+        await anyio.lowlevel.checkpoint()
+        found: dict[str, list[ActionEntry]] = {}
+        cursors: dict[str, IdPair] = dict.fromkeys(books, _ZERO)
+        room = count
+        for _ in range(_CLAIM_ROUNDS_MAX):
+            if not cursors or room <= 0:
+                break
+            turn = list(cursors)[:room]
+            share = max(1, room // len(turn))
+            whole = [book for book in turn if not self.book(book).actions(stream).foreign]
+            for book in whole:
+                entries, cursors[book] = self._claim(
+                    stream, book, consumer, share, idle_s, cursors[book]
+                )
+                if entries:
+                    found.setdefault(book, []).extend(entries)
+                    room -= len(entries)
+                if cursors[book] == _ZERO:
+                    del cursors[book]
+            for book in turn:
+                _refuse_foreign(book, self.book(book), stream)
+        return [(book, entry) for book, entries in found.items() for entry in entries]
+
+    def _claim(
+        self,
+        stream: ActionStream,
+        book: str,
+        consumer: str,
+        count: int,
+        idle_s: float,
+        cursor: IdPair,
+    ) -> tuple[list[ActionEntry], IdPair]:
+        """One page of what others left, as XAUTOCLAIM gives it, and where the next one begins."""
+        actions = self.book(book).actions(stream)
+        group = actions.groups.setdefault(stream, MemoryGroup())
+        now_ms = self._clock.now_ms()
+        found: list[ActionEntry] = []
+        attempts, left = count * _LOOKS_PER_ENTRY, count
+        for id_ in sorted(group.pending):
+            if id_ < cursor:
+                continue
+            if attempts <= 0 or left <= 0:
+                return found, id_
+            attempts -= 1
+            pending = group.pending[id_]
+            entry = actions.get(id_)
+            if entry is None:  # it was deleted or trimmed: nobody can carry it out
+                del group.pending[id_]
+                left -= 1
+            elif now_ms - pending.since_ms >= idle_s * 1000:
                 pending.consumer, pending.since_ms = consumer, now_ms
                 pending.deliveries += 1
-                found.append((book, msgspec.structs.replace(entry, deliveries=pending.deliveries)))
-        return found
+                found.append(msgspec.structs.replace(entry, deliveries=pending.deliveries))
+                left -= 1
+        return found, _ZERO
 
     async def keep_claim(
         self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
     ) -> None:
         """See ``Log.keep_claim``. What another consumer has claimed since stays with it."""
+        pairs = [parse_id(id_) for id_ in ids]
         await anyio.lowlevel.checkpoint()
-        group = self.book(book).actions(stream).groups.get(stream)
-        for id_ in ids if group else ():
-            pending = group.pending.get(parse_id(id_)) if group else None
-            if pending is not None and pending.consumer == consumer:
+        if not pairs:
+            return
+        held = self.book(book)
+        _refuse_foreign(book, held, stream)
+        actions = held.actions(stream)
+        group = actions.groups.get(stream, MemoryGroup())
+        for id_ in pairs:
+            pending = group.pending.get(id_)
+            if pending is None or pending.consumer != consumer:
+                continue
+            if actions.get(id_) is None:
+                del group.pending[id_]
+            else:
                 pending.since_ms = self._clock.now_ms()
 
     async def finish_actions(
@@ -493,18 +597,19 @@ class MemoryLog:
         dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
         """See ``Log.finish_actions``."""
-        for _, result in finished:
-            if result is not None:
-                encode_input(result)
+        check_finished(finished)
         await anyio.lowlevel.checkpoint()
+        if not finished and not dead_letters:
+            return
         held = self.book(book)
         _refuse_foreign(book, held, "inputs", stream, "deadletters")
-        group = held.actions(stream).groups.setdefault(stream, MemoryGroup())
-        for id_, result in finished:
+        for _, result in finished:
             if result is not None:
                 self._add_input(book, held, result)
-            group.pending.pop(parse_id(id_), None)
         self._bury(book, held, dead_letters)
+        group = held.actions(stream).groups.get(stream, MemoryGroup())
+        for id_, _ in finished:
+            group.pending.pop(parse_id(id_), None)
 
     async def aclose(self) -> None:
         """Nothing to close: the log lives as long as the object."""
@@ -514,6 +619,36 @@ class MemoryLog:
 _ACTION_STREAMS: tuple[ActionStream, ...] = ("payments", "notifications")
 _TRIMMED: tuple[StreamName, ...] = ("inputs", "outcomes", "payments", "notifications")
 _ALL_STREAMS: tuple[StreamName, ...] = (*_TRIMMED, "deadletters")
+
+
+_CLAIM_ROUNDS_MAX = 64
+"""Most pages of pending entries that one claim looks through (``redis_actions``)."""
+
+_LOOKS_PER_ENTRY = 10
+"""How many pending entries XAUTOCLAIM looks at for each one it may return."""
+
+
+def _input_entry(pair: IdPair, new: NewInput) -> InputEntry:
+    """*new* as a reader finds it in the log."""
+    id_ = format_id(*pair)
+    if new.type and new.body and new.body.isascii() and pair[1] <= SEQUENCE_MAX:
+        return InputEntry(id_, new.type, new.body, new.key, new.by, new.trace)
+    fields = [part if isinstance(part, bytes) else str(part).encode() for part in encode_input(new)]
+    return decode_input(id_.encode(), fields)
+
+
+def _record(name: str, book: MemoryBook) -> CommitRecord:
+    """The commit record of *book*, if its key is our own."""
+    if book.foreign:
+        raise ForeignDataError(
+            f"the commit record of {name} is none: somebody else writes to our keys, find out who"
+        )
+    return book.record
+
+
+def _fenced(record: CommitRecord, epoch: int, owner: str) -> bool:
+    """Whether a writer of *epoch* may not write; nobody may before the first takeover."""
+    return record.epoch == 0 or (record.epoch, record.owner) != (epoch, owner)
 
 
 def _refuse_foreign(name: str, book: MemoryBook, *streams: StreamName) -> None:

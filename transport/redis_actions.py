@@ -82,6 +82,8 @@ class Groups:
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
     ) -> Found:
         """Entries that others left, at most *count*, now ours."""
+        for book in books:
+            book_keys(book)
         cursors = dict.fromkeys(books, "0-0")
         found: dict[str, list[tuple[bytes, list[bytes]]]] = {}
         room = count
@@ -118,9 +120,13 @@ class Groups:
             for book, cursor in cursors.items()
         ]
         replies = await self._server.run(commands, again=True)
-        if any(_lacks_group(reply) for reply in replies):
+        lacking = [index for index, reply in enumerate(replies) if _lacks_group(reply)]
+        if lacking:
+            # What the other books gave is claimed now: to ask them again would lose it.
             await self._make_groups(stream, list(cursors))
-            replies = await self._server.run(commands, again=True)
+            late = await self._server.run([commands[index] for index in lacking], again=True)
+            for index, reply in zip(lacking, late, strict=True):
+                replies[index] = reply
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise error_of(reply, f"claiming {stream}")

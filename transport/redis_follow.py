@@ -19,7 +19,7 @@ import msgspec
 from holdfast.actors.ports import GENESIS, ForeignDataError, LogTrimmedError, StreamFacts
 from holdfast.transport.connection import error_of
 from holdfast.transport.gaps import gap
-from holdfast.transport.keys import book_keys
+from holdfast.transport.keys import book_keys, check_reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,9 +85,11 @@ class Follower:
         """Raw entries after each book's position.
 
         Raises:
+          ValueError: A book's name or a position is none, or *count* is less than 1.
           LogTrimmedError: Entries after a position are gone.
           LogUnavailableError: The server is away.
         """
+        check_reading(after, count)
         if not after:
             if wait_s > 0:
                 await anyio.sleep(wait_s)

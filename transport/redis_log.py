@@ -28,10 +28,15 @@ from holdfast.actors.ports import (
     StreamFacts,
 )
 from holdfast.transport import scripts
-from holdfast.transport.codec import decode_input, decode_outcome, encode_input
+from holdfast.transport.codec import (
+    check_finished,
+    decode_input,
+    decode_outcome,
+    encode_input,
+)
 from holdfast.transport.commits import resolve_commit
 from holdfast.transport.connection import Command, ConnectionLostError, error_of, parse_url
-from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys
+from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_actions import Groups
 from holdfast.transport.redis_commits import (
@@ -365,6 +370,7 @@ class RedisLog:
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log.save_snapshot``."""
         keys = book_keys(book)
+        parse_id(snapshot.position)  # the script compares ids, and takes them for such
         data = await pack_snapshot(snapshot)
         call = ScriptCall(
             scripts.SAVE_SNAPSHOT,
@@ -411,6 +417,8 @@ class RedisLog:
         self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
     ) -> None:
         """See ``Log.keep_claim``. What another consumer has claimed since stays with it."""
+        for id_ in ids:
+            parse_id(id_)
         if ids:
             await self._groups.keep(stream, book, consumer, ids)
 
@@ -421,7 +429,8 @@ class RedisLog:
         finished: Sequence[tuple[str, NewInput | None]],
         dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
-        """See ``Log.finish_actions``."""
+        """See ``Log.finish_actions``. Raises ValueError for a result too large to be an input."""
+        check_finished(finished)
         if finished or dead_letters:
             await self._groups.finish(stream, book, finished, dead_letters)
 

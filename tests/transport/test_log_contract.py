@@ -709,3 +709,96 @@ async def test_a_reader_ahead_of_the_log_is_told(log: Log, book: str) -> None:
     await led_book(log, book)
     with pytest.raises(LogTrimmedError, match="lost its tail"):
         await log.read_inputs({book: "9999999999999-0"}, 10, 0)
+
+
+# -- wrong arguments, and what a differential test of the two logs found --------------------------
+
+
+@pytest.mark.parametrize("wrong", ["", "abc", "1", "1-", "01-1", "99999999999999999999-0"])
+async def test_an_id_that_is_none_is_refused_before_anything_is_done(
+    log: Log, book: str, wrong: str
+) -> None:
+    """The server would refuse it in the middle of a script, and what came before would stay."""
+    actions = await with_payments(log, book, 1)
+    await log.read_actions("payments", [book], "c1", 10, 0)
+    before = len(await all_inputs(log, book))
+    with pytest.raises(ValueError, match="is no entry id"):
+        await log.finish_actions(
+            "payments", book, [(actions[0].id, new_input(1)), (wrong, new_input(2))]
+        )
+    with pytest.raises(ValueError, match="is no entry id"):
+        await log.keep_claim("payments", book, "c1", [wrong])
+    with pytest.raises(ValueError, match="is no entry id"):
+        await log.read_inputs({book: wrong}, 10, 0)
+    with pytest.raises(ValueError, match="is no entry id"):
+        await log.read_outcomes({book: wrong}, 10, 0)
+    with pytest.raises(ValueError, match="is no entry id"):
+        await log.save_snapshot(book, snapshot(wrong), 1, "me")
+    assert len(await all_inputs(log, book)) == before
+    assert (await log.facts(book, "payments")).pending == 1
+
+
+async def test_a_result_too_large_is_refused_before_it_is_written(log: Log, book: str) -> None:
+    """It would lie in the log as an input that nobody can read."""
+    actions = await with_payments(log, book, 1)
+    await log.read_actions("payments", [book], "c1", 10, 0)
+    result = NewInput("payment_result", b"x" * 65_537)
+    with pytest.raises(ValueError, match="at most 65536 fit"):
+        await log.finish_actions("payments", book, [(actions[0].id, result)])
+    assert (await log.facts(book, "payments")).pending == 1
+
+
+async def test_nobody_may_write_before_the_first_takeover(log: Log, book: str) -> None:
+    ids = await log.append(book, [new_input(1)])
+    results = await log.commit([commit(book, ids, epoch=0, owner="")])
+    assert [type(result) for result in results] == [SupersededError]
+    with pytest.raises(SupersededError):
+        await log.save_snapshot(book, snapshot("0-0"), 0, "")
+
+
+async def test_claiming_keeps_what_it_got_where_another_book_has_no_group(
+    log: Log, new_book: Callable[[], str]
+) -> None:
+    """The claim was made again for all books, and what the first one had got was lost with it."""
+    with_group, without = new_book(), new_book()
+    actions = await with_payments(log, with_group, 3)
+    await log.read_actions("payments", [with_group], "dead", 10, 0)
+    with trio.fail_after(10):
+        claimed: list[tuple[str, ActionEntry]] = []
+        while not claimed:  # the server's clock must move on: only then are they idle enough
+            claimed = await log.claim_actions("payments", [with_group, without], "c2", 10, 0.002)
+            without = new_book()
+    assert ids_of(claimed) == [entry.id for entry in actions]
+    assert [entry.deliveries for _, entry in claimed] == [2, 2, 2]
+
+
+async def test_a_key_of_another_type_keeps_no_actions(
+    log: Log, vandal: Vandal, new_book: Callable[[], str]
+) -> None:
+    """A read that fails for one book has handed nothing out of another one."""
+    good, bad = new_book(), new_book()
+    await with_payments(log, good, 2)
+    vandal.spoil_type(bad, "payments")
+    with pytest.raises(ForeignDataError):
+        await log.read_actions("payments", [good, bad], "c1", 10, 0)
+    assert (await log.facts(good, "payments")).pending == 0
+    with pytest.raises(ForeignDataError):
+        await log.keep_claim("payments", bad, "c1", ["1-1"])
+    with pytest.raises(ForeignDataError):
+        await log.trim(bad)
+    assert await log.facts(bad, "payments") == StreamFacts()
+
+
+async def test_an_input_without_type_or_body_cannot_be_read(log: Log, book: str) -> None:
+    await log.append(book, [NewInput("", b"{}"), NewInput("cancel", b""), NewInput("c", b"\xff")])
+    problems = [entry.problem for entry in await all_inputs(log, book)]
+    assert ["type" in problems[0], "body" in problems[1], "UTF-8" in problems[2]] == [True] * 3
+
+
+async def test_a_read_for_no_entries_is_refused(log: Log, book: str) -> None:
+    """To the server, COUNT 0 means all of them."""
+    await log.append(book, [new_input(1)])
+    with pytest.raises(ValueError, match="at least one entry"):
+        await log.read_inputs({book: "0-0"}, 0, 0)
+    with pytest.raises(ValueError, match="no name of a book"):
+        await log.read_inputs({"Wrong": "0-0"}, 1, 0)
