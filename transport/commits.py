@@ -9,11 +9,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.actors.ports import ForeignDataError, LogError, SupersededError
+import anyio
+
+from holdfast.actors.ports import (
+    CommitUnknownError,
+    ForeignDataError,
+    LogError,
+    LogUnavailableError,
+    SupersededError,
+)
+from holdfast.transport.connection import ConnectionLostError
 from holdfast.transport.keys import ascends
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from holdfast.actors.ports import Commit, CommitRecord
+
+
+_ATTEMPTS_MAX = 5
+"""Most times that one commit is sent."""
 
 
 def check_commit(commit: Commit) -> None:
@@ -53,3 +68,84 @@ def resolve_commit(commit: Commit, record: CommitRecord) -> LogError | bool:
     if (record.position, record.digest) == (commit.position, commit.digest):
         return True
     return False if record.position == commit.after else moved(commit, record.position)
+
+
+async def write_commits(
+    commits: Sequence[Commit],
+    send: Callable[[Sequence[int]], Awaitable[list[LogError | None]]],
+    resolve: Callable[[Sequence[Commit]], Awaitable[list[LogError | bool]]],
+    *,
+    resolve_s: float,
+    pause_s: float,
+) -> list[LogError | None]:
+    """``Log.commit`` over a connection that may break: what is unknown is read, never guessed.
+
+    Args:
+      commits: What is to be written.
+      send: Sends those of *commits* with the given indexes, once, and says what became of each.
+        Raises ConnectionLostError where it does not know.
+      resolve: ``Log.resolve``.
+      resolve_s: How long to try to read what became of a lost attempt.
+      pause_s: Between two such readings.
+
+    Raises:
+      CommitUnknownError: The server stays away, or refused some commits and took others.
+      LogUnavailableError: None was written.
+    """
+    results: list[LogError | None] = [None] * len(commits)
+    waiting = list(range(len(commits)))
+    for attempt in range(_ATTEMPTS_MAX):
+        if not waiting:
+            break
+        try:
+            answers = await send(waiting)
+        except ConnectionLostError as lost:
+            if attempt == 0 and not lost.sent:
+                raise LogUnavailableError(f"nothing was committed: {lost}") from lost
+            wanted = [commits[index] for index in waiting]
+            states = await _resolve_patiently(wanted, resolve, resolve_s, pause_s)
+            for index, state in zip(waiting, states, strict=True):
+                results[index] = state if isinstance(state, LogError) else None
+            waiting = [
+                index for index, state in zip(waiting, states, strict=True) if state is False
+            ]
+            continue
+        for index, answer in zip(waiting, answers, strict=True):
+            results[index] = answer
+        return _weigh(results)
+    if waiting:
+        raise CommitUnknownError("the connection was lost again and again: resolve, then retry")
+    return _weigh(results)
+
+
+def _weigh(results: list[LogError | None]) -> list[LogError | None]:
+    """Raise what concerns all: a server that refused every commit, or some and not others."""
+    away = [error for error in results if isinstance(error, LogUnavailableError)]
+    if away and len(away) == len(results):
+        raise away[0]
+    if away:
+        raise CommitUnknownError(f"some commits were refused ({away[0]}): resolve, then retry")
+    return results
+
+
+async def _resolve_patiently(
+    commits: Sequence[Commit],
+    resolve: Callable[[Sequence[Commit]], Awaitable[list[LogError | bool]]],
+    resolve_s: float,
+    pause_s: float,
+) -> list[LogError | bool]:
+    """Resolve, while the server may be coming back.
+
+    Raises:
+      CommitUnknownError: It did not come back in time.
+    """
+    with anyio.move_on_after(resolve_s):
+        while True:
+            try:
+                return await resolve(commits)
+            except LogUnavailableError:
+                # Attempts to connect pace themselves; a server that loads answers at once.
+                await anyio.sleep(pause_s)
+    raise CommitUnknownError(
+        "the connection was lost during a commit and the server stays away: resolve later"
+    )

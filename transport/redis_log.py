@@ -21,10 +21,8 @@ import msgspec
 
 from holdfast.actors.ports import (
     CommitRecord,
-    CommitUnknownError,
     ForeignDataError,
     LogError,
-    LogUnavailableError,
     StreamFacts,
 )
 from holdfast.transport import scripts
@@ -34,8 +32,8 @@ from holdfast.transport.codec import (
     decode_outcome,
     encode_input,
 )
-from holdfast.transport.commits import resolve_commit
-from holdfast.transport.connection import Command, ConnectionLostError, error_of, parse_url
+from holdfast.transport.commits import resolve_commit, write_commits
+from holdfast.transport.connection import Command, error_of, parse_url
 from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_actions import Groups
@@ -67,7 +65,6 @@ if TYPE_CHECKING:
 _APPEND_MAX = 4096
 """Most appends in one round trip."""
 
-_COMMIT_ATTEMPTS_MAX = 5
 _SNAPSHOT_ATTEMPTS_MAX = 3
 _LEAST_VERSION = {"valkey": (7, 2), "redis": (7, 0)}
 
@@ -308,54 +305,21 @@ class RedisLog:
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log.commit``."""
         calls = [commit_call(commit) for commit in commits]
-        results: list[LogError | None] = [None] * len(commits)
-        waiting = list(range(len(commits)))
-        for attempt in range(_COMMIT_ATTEMPTS_MAX):
-            if not waiting:
-                break
-            try:
-                replies = await self._server.call_scripts([calls[index] for index in waiting])
-            except ConnectionLostError as lost:
-                if attempt == 0 and not lost.sent:
-                    raise LogUnavailableError(f"nothing was committed: {lost}") from lost
-                states = await self._resolve_patiently([commits[index] for index in waiting])
-                for index, state in zip(waiting, states, strict=True):
-                    results[index] = state if isinstance(state, LogError) else None
-                waiting = [
-                    index for index, state in zip(waiting, states, strict=True) if state is False
-                ]
-                continue
-            for index, reply in zip(waiting, replies, strict=True):
-                results[index] = commit_error(commits[index], reply)
-            return self._weigh(results)
-        if waiting:
-            raise CommitUnknownError("the connection was lost again and again: resolve, then retry")
-        return self._weigh(results)
 
-    def _weigh(self, results: list[LogError | None]) -> list[LogError | None]:
-        """Raise what concerns all: a server that refused every commit, or some and not others."""
-        away = [error for error in results if isinstance(error, LogUnavailableError)]
-        if away and len(away) == len(results):
-            raise away[0]
-        if away:
-            raise CommitUnknownError(f"some commits were refused ({away[0]}): resolve, then retry")
-        return results
+        async def send(wanted: Sequence[int]) -> list[LogError | None]:
+            replies = await self._server.call_scripts([calls[index] for index in wanted])
+            return [
+                commit_error(commits[index], reply)
+                for index, reply in zip(wanted, replies, strict=True)
+            ]
 
-    async def _resolve_patiently(self, commits: Sequence[Commit]) -> list[LogError | bool]:
-        """Resolve, while the server may be coming back.
-
-        Raises:
-          CommitUnknownError: It did not come back in time.
-        """
-        with anyio.move_on_after(self._server.options.resolve_s):
-            while True:
-                try:
-                    return await self.resolve(commits)
-                except LogUnavailableError:
-                    # Attempts to connect pace themselves; a server that loads answers at once.
-                    await anyio.sleep(self._server.options.backoff_least_s)
-        raise CommitUnknownError(
-            "the connection was lost during a commit and the server stays away: resolve later"
+        options = self._server.options
+        return await write_commits(
+            commits,
+            send,
+            self.resolve,
+            resolve_s=options.resolve_s,
+            pause_s=options.backoff_least_s,
         )
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
