@@ -355,11 +355,10 @@ class Checks:
             match event:
                 case m.BookingConfirmed():
                     self._check_confirmed(book, state.bookings[event.booking])
-                case m.HoldExpired():
-                    if state.bookings[event.booking].payment.in_flight:
+                case m.HoldExpired() if booking := state.bookings.get(event.booking):
+                    if booking.payment.in_flight:
                         self._marks.hit("expired_in_flight")
-                case m.BookingCancelled():
-                    booking = state.bookings[event.booking]
+                case m.BookingCancelled() if booking := state.bookings.get(event.booking):
                     payment = booking.payment
                     if payment.in_flight and payment.call in ("preauthorize", "check_status"):
                         self._marks.hit("cancelled_in_flight")
@@ -523,6 +522,9 @@ class Checks:
         decided = [id_ for id_ in inputs.ids if id_ <= parse_id(held.record.position)]
         if decided != outcomes.ids:
             self.fail("S7 one outcome", f"{book}: inputs and outcomes differ")
+        names = [(entry.by, entry.type, entry.key) for entry in inputs.entries if entry.key]
+        if len(names) > len(dict.fromkeys(names)):
+            self._marks.hit("append_twice")
         if self.failover:
             return
         if len(self._server.of(book).inputs) != len(inputs.ids):

@@ -71,6 +71,10 @@ MARKS: Final[Mapping[str, str]] = {
     "paused": "a process was paused and went on with old beliefs",
     "stopped": "a process was stopped cleanly under faults",
     "healed_without_restart": "the world healed and no living process was restarted",
+    # connections
+    "wire_lost_before": "a call to the log was lost before its effect",
+    "wire_lost_after": "a call to the log had its effect and its answer was lost",
+    "wire_partition": "a process was cut off from the log",
     # producers
     "append_retried": "a producer sent a command again since it had no answer",
     "append_twice": "a producer's command came to lie in the log twice",

@@ -20,13 +20,14 @@ from holdfast.sim.crowd import CrowdOptions
 from holdfast.sim.mailer import MailerFaults
 from holdfast.sim.processes import ProcessFaults
 from holdfast.sim.provider import ProviderFaults
+from holdfast.sim.wire import WireFaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.sim.draws import Draws
 
-FaultGroup = Literal["wire", "server", "provider", "process", "mailer"]
+FaultGroup = Literal["wire", "provider", "process", "mailer"]
 FAULT_GROUPS: Final[tuple[FaultGroup, ...]] = get_args(FaultGroup)
 
 Schedule = Literal["fifo", "uniform", "pct"]
@@ -91,6 +92,7 @@ class Options(msgspec.Struct, frozen=True):
     provider: ProviderFaults
     mailer: MailerFaults
     process: ProcessFaults
+    wire: WireFaults
 
 
 class _Swarm:
@@ -155,6 +157,15 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
             error_after=swarm.share("mailer", "mailer.error_after", 0.3),
         ),
         process=_process(draws, swarm, scenario),
+        wire=WireFaults(
+            before=swarm.share("wire", "wire.before", 0.1),
+            after=swarm.share("wire", "wire.after", 0.1),
+            partition=swarm.share("wire", "wire.partition", 0.5),
+            latency_ms_max=draws.pick("wire.latency_ms", (0, 2, 50, 1_000))
+            if "wire" in groups
+            else 0,
+            timeout_ms_max=draws.pick("wire.timeout_ms", (3_000, 0, 20_000)),
+        ),
     )
 
 
@@ -172,7 +183,7 @@ def _practice(draws: Draws, scenario: str) -> m.DefinePractice:
         cooling_off_min=draws.pick("practice.cooling_off_min", (15, 0, 1)),
         holds_per_customer_max=draws.pick("practice.holds_max", (3, 1, 0)),
         late_authorization=not draws.chance("practice.no_late", 0.3),
-        keep_failed_h=draws.pick("practice.keep_failed_h", (24, 1)),
+        keep_failed_h=draws.pick("practice.keep_failed_h", (24, 1, 0)),
         check_settle_s=draws.pick("practice.settle_s", (60, 30)),
     )
     services = [

@@ -8,7 +8,7 @@ is dead does nothing any more: a call that its clean-up would make never gets th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import msgspec
 import trio
@@ -141,10 +141,22 @@ class Gate:
             await trio.sleep_forever()
 
 
-class GatedLog:
-    """The port ``Log`` as a process sees it."""
+class Passage(Protocol):
+    """What every call goes through: a gate, or a wire that loses it."""
 
-    def __init__(self, log: Log, gate: Gate) -> None:
+    marks: Marks
+
+    async def through(
+        self, what: str, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args
+    ) -> _T:
+        """Make a call, or do not."""
+        ...
+
+
+class GatedLog:
+    """The port ``Log`` through a gate or a wire."""
+
+    def __init__(self, log: Log, gate: Passage) -> None:
         self._log = log
         self._gate = gate
 

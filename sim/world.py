@@ -38,6 +38,7 @@ from holdfast.sim.processes import Gate, GatedLog, GatedMailer, GatedProvider
 from holdfast.sim.provider import SimProvider
 from holdfast.sim.scheduler import Fifo, Pct, Scheduler, Uniform
 from holdfast.sim.trace import TooManyEventsError, Trace
+from holdfast.sim.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping, Sequence
@@ -133,6 +134,7 @@ class World:
         self.violation: Violation | None = None
         self._root = trio.CancelScope()
         self._healed = False
+        self._wires: list[Wire] = []
         self._closing = False
         self._turn: trio.Semaphore | None = None
         counts: dict[Kind, int] = {
@@ -209,12 +211,18 @@ class World:
 
     def _connect(self, name: str) -> Log:
         """A connection to the server, for *name* alone."""
-        return self.server
+        wire = Wire(name, self.draws, self.options.wire, self.trace, self.marks)
+        if self._healed:
+            wire.healed = True
+        self._wires.append(wire)
+        return GatedLog(self.server, wire)
 
     def _heal(self) -> None:
         """Stop all faults; start what is dead, and in half of the worlds everything."""
         self._healed = True
         self.trace.note("world", "heal")
+        for wire in self._wires:
+            wire.healed = True
         self.provider.heal()
         self.mailer.heal()
         for slot in self._slots:
