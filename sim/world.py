@@ -159,7 +159,10 @@ class World:
             except ViolationError as error:
                 self._violated(error.violation)
             except ExceptionGroup as group:
-                self._violated(self._of_group(group))
+                violation = self._known(group)
+                if violation is None:
+                    raise  # a bug of the simulator's own
+                self._violated(violation)
 
     def _build(self, nursery: trio.Nursery) -> None:
         options, draws = self.options, self.draws
@@ -325,8 +328,11 @@ class World:
         if isinstance(error, SupersededError):
             return "superseded"
         if error is not None:
-            what = f"{gate.name}: {type(error).__name__}: {error}"
-            raise ViolationError(Violation("no bug", what, len(self.trace.lines))) from error
+            violation = self._known(error)
+            if violation is None:
+                what = f"{gate.name}: {type(error).__name__}: {error}"
+                violation = Violation("no bug", what, len(self.trace.lines))
+            raise ViolationError(violation) from error
         return "stopped"
 
     async def _run(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
@@ -417,9 +423,8 @@ class World:
             self.violation = violation
             self._root.cancel()
 
-    def _of_group(self, group: ExceptionGroup[Exception]) -> Violation:
-        """The violation in *group*; anything else is a bug, of the simulator's or of an actor's."""
-        error: BaseException = group
+    def _known(self, error: BaseException) -> Violation | None:
+        """The violation that *error* tells, or the first leaf of a group; None for any other error."""
         while isinstance(error, BaseExceptionGroup):
             error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
         if isinstance(error, ViolationError):
@@ -428,7 +433,7 @@ class World:
             return Violation("S11 sealed", str(error), len(self.trace.lines))
         if isinstance(error, TooManyEventsError):
             return Violation("L4 no livelock", str(error), len(self.trace.lines))
-        raise group
+        return None
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from holdfast.actors.booking import actor as booking_actor
 from holdfast.actors.notification import actor as notification_actor
 from holdfast.actors.payment import actor as payment_actor
+from holdfast.sim import trace as sim_trace
 from holdfast.sim import world as sim_world
 from holdfast.sim.marks import MARKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
@@ -23,7 +25,7 @@ from holdfast.sim.runner import jobs_of, run_jobs
 from holdfast.sim.world import World, run_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 SEEDS = 100
 PRODUCT = ("holdfast.machine", "holdfast.actors", "holdfast.transport")
@@ -168,6 +170,46 @@ def test_a_run_that_looks_at_the_clock_fails(monkeypatch: pytest.MonkeyPatch) ->
     assert violation is not None
     assert violation.check == "S11 sealed"
     assert "time.monotonic in holdfast.planted" in violation.details
+
+
+# -- what a world says of actors that misbehave; elsewhere actors are never replaced ---------------
+
+
+def violation_with(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Awaitable[None]]) -> str:
+    """The check that fails where *run* stands in for the notification executor."""
+    monkeypatch.setattr(sim_world, "run_notification", run)
+    violation = run_world(2, "mixed", ())[0].violation
+    return violation.check if violation else ""
+
+
+def test_l5_a_process_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stuck(*args: Any, **options: Any) -> None:  # noqa: ANN401
+        await notification_actor.run_notification(*args, **options)
+        await trio.sleep_forever()
+
+    assert violation_with(monkeypatch, stuck) == "L5 clean stop"
+
+
+def test_a_process_that_ends_by_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*args: object, **options: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyError("oh")
+
+    assert violation_with(monkeypatch, broken) == "no bug"
+
+
+def test_l2_a_process_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def idle(*args: object, stop: trio.Event, **options: object) -> None:
+        await stop.wait()
+
+    assert violation_with(monkeypatch, idle) == "L2 no lag"
+
+
+def test_l4_a_world_that_goes_round_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_trace, "EVENTS_MAX", 50)
+    violation = run_world(2, "mixed", ())[0].violation
+    assert violation is not None
+    assert violation.check == "L4 no livelock"
 
 
 def test_every_mark_has_a_sentence() -> None:
