@@ -168,8 +168,10 @@ def observe(
     if status == "failed" and payment.call == "preauthorize":
         status = "declined"  # refused for good: nothing was put on hold
     if status in ("unknown", "pending", "failed"):
-        if status == "unknown" and payment.call != "check_status":
-            payment.since_ms = now  # it may have been made just now, however old the wish is
+        if status == "unknown":
+            # The call may have been made just now, however old the wish is. After a takeover its
+            # answer cannot be told from that of a check, so every such answer counts.
+            payment.since_ms = now
         if payment.observed == "requested":
             payment.observed = "unknown"
         check_later(book, booking, now, events)

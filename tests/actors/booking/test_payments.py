@@ -255,6 +255,18 @@ def test_how_old_never_heard_of_it_is_counts_from_when_it_was_asked() -> None:
     assert booking.payment.call == "void"
 
 
+def test_the_settle_time_begins_anew_after_a_takeover_too() -> None:
+    """Found by the simulator (seed 6315, outages): a takeover asks under the id of the call itself."""
+    desk = Desk(dentist(check_settle_s=60))
+    booking = desk.hold()
+    desk.cancel(booking)
+    desk.take_over()
+    desk.tick(desk.now + 120 * SECOND)
+    desk.settle(booking, "unknown")  # the answer to the call, not to the check
+    desk.tick()
+    assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
+
+
 def test_the_distances_begin_anew_after_a_change() -> None:
     desk = Desk(dentist())
     booking = desk.hold()
