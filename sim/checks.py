@@ -120,7 +120,8 @@ class Checks:
       trace: Numbers of events.
       marks: Counted from what the books decide.
       books: Names.
-      read_max: Most entries that one consumer may have pending, by stream.
+      read_max: Most entries that one consumer may have pending, by stream; where a stream is missing
+        there is no such bound.
     """
 
     def __init__(
@@ -306,7 +307,7 @@ class Checks:
 
     def _check_pending(self, book: str) -> None:
         held = self._server.book(book)
-        for stream in _STREAMS:
+        for stream in self._read_max:
             group = held.actions(stream).groups.get(stream)
             counts: dict[str, int] = {}
             for pending in group.pending.values() if group else ():

@@ -43,7 +43,7 @@ from holdfast.sim.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping, Sequence
 
-    from holdfast.actors.ports import Log
+    from holdfast.actors.ports import ActionStream, Log
     from holdfast.sim.history import Written
     from holdfast.sim.options import Options, Schedule
     from holdfast.sim.scheduler import Strategy
@@ -178,11 +178,7 @@ class World:
             trace,
             marks,
             self.books,
-            # A read and a claim may each bring as many as there was room for, and one a book.
-            {
-                "payments": 2 * options.payment.read_max + len(self.books),
-                "notifications": 2 * options.notification.read_max + len(self.books),
-            },
+            self._pending_max(),
         )
         self.crowd = Crowd(
             self._connect("crowd"),
@@ -196,6 +192,20 @@ class World:
         )
         if options.turns:
             self._turn = trio.Semaphore(1)
+
+    def _pending_max(self) -> dict[ActionStream, int]:
+        """Most entries pending for one consumer; empty where there is no such bound.
+
+        A read and a claim may each bring as many as there was room for, and one a book. What was
+        handed out in an answer that got lost is pending for a consumer that knows nothing of it.
+        """
+        options = self.options
+        if options.wire.after or options.wire.partition:
+            return {}
+        return {
+            "payments": 2 * options.payment.read_max + len(self.books),
+            "notifications": 2 * options.notification.read_max + len(self.books),
+        }
 
     async def _through(self) -> None:
         options = self.options
