@@ -1,4 +1,4 @@
-"""One contract for every log: each test here runs in memory and on a real server."""
+"""One contract for every log: in memory, on the simulated server, and on a real one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ from holdfast.actors.ports import (
     StreamFacts,
     SupersededError,
 )
+from holdfast.sim.draws import Draws
+from holdfast.sim.faults import ServerFaults
+from holdfast.sim.server import SimServer
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.memory_log import MemoryLog, MemoryStream
 from holdfast.transport.redis_log import open_redis_log
@@ -93,7 +96,7 @@ class RedisVandal(Vandal):
         self._client.xtrim(BookKeys(book).inputs, minid=least, approximate=False)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "simulated", "redis"])
 async def world(
     request: pytest.FixtureRequest, real_server: EmbeddedServer
 ) -> AsyncIterator[tuple[Log, Vandal]]:
@@ -101,6 +104,11 @@ async def world(
     if request.param == "memory":
         memory = MemoryLog(TrioClock())
         yield memory, MemoryVandal(memory)
+        return
+    if request.param == "simulated":  # without faults, a process's connection is a log like others
+        async with trio.open_nursery() as nursery:
+            server = SimServer(TrioClock(), Draws(1), ServerFaults(), nursery)
+            yield server.connect("test"), MemoryVandal(server.log)
         return
     with redis.Redis(unix_socket_path=str(real_server.socket)) as client:
         async with open_redis_log(real_server.url, rng=random.Random(1)) as log:

@@ -1,0 +1,319 @@
+"""The simulated server: one log in memory, and everything that can happen to it.
+
+The server is part of the world: it outlives the processes that use it. Each of them gets a connection of
+its own, a ``FaultyLog`` (``sim.faulty_log``), which is where the wire's faults are. Here is what happens
+to the server itself: it is away, refuses, fails over to a replica that had not got the last writes, its
+clock stands still. A differential test (``sim.differential``) holds the log underneath against a real
+server.
+
+A failover goes back to a copy that was made some time before: all books, groups and the registry as
+they were at that moment, since a replica has a prefix of the primary's commands, nothing else.
+
+Nothing polls: a read that waits is woken by what it waits for, or by the end of its connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from holdfast.sim.faults import SERVER_FAULTS, ServerFaults
+from holdfast.sim.faulty_log import FaultyLog
+from holdfast.transport.memory_log import MemoryBook, MemoryGroup, MemoryLog, MemoryStream
+from holdfast.transport.pool import ServerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import Any
+
+    from holdfast.actors.ports import Clock, InputEntry
+    from holdfast.sim.draws import Draws
+    from holdfast.sim.faults import Failover, Refusal, Window
+
+
+class ServerClock:
+    """The server's clock: the world's, but that it may stand still for a while and then jump on.
+
+    Args:
+      clock: The world's.
+      still: When it does not move.
+      on_still: Called whenever somebody asks it meanwhile.
+    """
+
+    def __init__(self, clock: Clock, still: Sequence[Window], on_still: Callable[[], None]) -> None:
+        self._clock = clock
+        self._on_still = on_still
+        self.still = tuple(still)
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, UTC."""
+        now = self._clock.now_ms()
+        for window in self.still:
+            if window.holds(now):
+                self._on_still()
+                return window.begin_ms
+        return now
+
+
+class FaultCounts:
+    """How often each kind of fault fired, and how often that made a difference that can be told.
+
+    Args:
+      on_fault: Called with the kind and details whenever one fires.
+    """
+
+    def __init__(self, on_fault: Callable[[str, str], object] | None = None) -> None:
+        self.on_fault = on_fault
+        self.fired: dict[str, int] = {}
+        self.mattered: dict[str, int] = {}
+
+    def fire(self, kind: str, details: str = "", *, mattered: bool = False) -> None:
+        """Count a fault of *kind*, one of ``SERVER_FAULTS``."""
+        assert kind in SERVER_FAULTS, kind
+        self.fired[kind] = self.fired.get(kind, 0) + 1
+        if mattered:
+            self.matter(kind)
+        if self.on_fault is not None:
+            self.on_fault(kind, details)
+
+    def matter(self, kind: str) -> None:
+        """A fault of *kind*, which fired before, made a difference."""
+        self.mattered[kind] = self.mattered.get(kind, 0) + 1
+
+
+class SimServer:
+    """The server of one world.
+
+    Args:
+      clock: The world's.
+      draws: Where faults, latencies and choices come from.
+      faults: How likely and how strong they are.
+      nursery: The world's own, for what happens by itself. It must live longer than the processes.
+      make_log: Makes the log, from the server's clock.
+      options: The limits of the clients' connections, as in production.
+      on_fault: Called with the kind and details of each fault that fires.
+      on_foreign: Called with the book and the entry, when somebody wrote what is no input.
+      on_failover: Called with the inputs that were lost, each with its book.
+
+    Attributes:
+      log: The truth, for checks and for whoever is to see it without faults.
+      counts: Faults by kind.
+      connections: How often all connections broke; an older request's effect does not come any more.
+      why_broken: By which kind of fault they broke last.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        draws: Draws,
+        faults: ServerFaults,
+        nursery: trio.Nursery,
+        *,
+        make_log: Callable[[Clock], MemoryLog] = MemoryLog,
+        options: ServerOptions | None = None,
+        on_fault: Callable[[str, str], object] | None = None,
+        on_foreign: Callable[[str, InputEntry], object] | None = None,
+        on_failover: Callable[[list[tuple[str, InputEntry]]], object] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.draws = draws
+        self.faults = faults
+        self.options = options or ServerOptions()
+        self.counts = FaultCounts(on_fault)
+        self.server_clock = ServerClock(clock, faults.still, self._on_still)
+        self.log = make_log(self.server_clock)
+        self.on_foreign = on_foreign
+        self.on_failover = on_failover
+        self.connections = 0
+        self.why_broken = "away"
+        self.under_way = 0
+        """Late effects that are still to come."""
+        self._nursery = nursery
+        self._down = 0
+        self._open: dict[int, trio.CancelScope] = {}
+        self._opened = 0
+        self._was_still = False
+        for window in faults.away:
+            nursery.start_soon(self._go_away, window)
+        for refusing in faults.refusing:
+            nursery.start_soon(self._refuse, refusing.window, refusing.kind)
+        for failover in faults.failovers:
+            nursery.start_soon(self._fail_over, failover)
+
+    def connect(self, process: str) -> FaultyLog:
+        """A connection for one life of a process; its name keys all that will happen to it."""
+        return FaultyLog(self, process)
+
+    def heal(self) -> None:
+        """No fault begins from now on, and the server is there; what is on its way still arrives."""
+        self.faults = self.faults.healed()
+        self.server_clock.still = ()
+        self._down = 0
+
+    # -- for the connections -------------------------------------------------
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nobody can connect."""
+        return self._down > 0
+
+    def refusal(self) -> Refusal | None:
+        """What the server refuses requests with at this moment, if it does."""
+        now = self.clock.now_ms()
+        for refusing in self.faults.refusing:
+            if refusing.window.holds(now):
+                return refusing.kind
+        return None
+
+    def opened(self, scope: trio.CancelScope) -> int:
+        """A request is under way within *scope*, which is cancelled if its connection breaks."""
+        self._opened += 1
+        self._open[self._opened] = scope
+        return self._opened
+
+    def closed(self, number: int) -> None:
+        """The request that :meth:`opened` numbered is over."""
+        self._open.pop(number, None)
+
+    def arrive_later(
+        self, delay_ms: int, kind: str, effect: Callable[[], Awaitable[object]], details: str
+    ) -> None:
+        """Let a request that nobody waits for any more have its effect after *delay_ms*."""
+        self.under_way += 1
+        self._nursery.start_soon(self._arrive, delay_ms, kind, effect, details, self.connections)
+
+    async def _arrive(
+        self,
+        delay_ms: int,
+        kind: str,
+        effect: Callable[[], Awaitable[object]],
+        details: str,
+        connections: int,
+    ) -> None:
+        try:
+            await trio.sleep(delay_ms / 1000)
+            if self.connections != connections or self.is_away:
+                return
+            await effect()
+        except Exception as error:  # nobody is there whom it could be told
+            self.counts.fire(kind, f"{details}: {type(error).__name__}")
+        else:
+            self.counts.fire(kind, details, mattered=True)
+        finally:
+            self.under_way -= 1
+
+    # -- what happens to it --------------------------------------------------
+
+    async def _until(self, at_ms: int) -> None:
+        await trio.sleep(max(0, at_ms - self.clock.now_ms()) / 1000)
+
+    def _break_connections(self, why: str) -> None:
+        self.connections += 1
+        self.why_broken = why
+        for scope in list(self._open.values()):
+            scope.cancel()
+
+    async def _go_away(self, window: Window) -> None:
+        await self._until(window.begin_ms)
+        if window not in self.faults.away:
+            return
+        self.counts.fire("away", f"for {window.end_ms - window.begin_ms} ms")
+        self._down += 1
+        self._break_connections("away")
+        await self._until(window.end_ms)
+        self._down = max(0, self._down - 1)
+
+    async def _refuse(self, window: Window, kind: Refusal) -> None:
+        await self._until(window.begin_ms)
+        if self.faults.refusing:
+            self.counts.fire("refusing", f"{kind} for {window.end_ms - window.begin_ms} ms")
+            if kind in ("LOADING", "READONLY"):  # it was restarted, or demoted
+                self._break_connections("refusing")
+
+    async def _fail_over(self, failover: Failover) -> None:
+        await self._until(failover.at_ms - failover.lost_ms)
+        replica = copy_books(self.log)
+        await self._until(failover.at_ms)
+        if failover not in self.faults.failovers:
+            return
+        lost = _lost(self.log, replica)
+        changed = _differ(self.log, replica)
+        self.log.books, self.log.registered = replica
+        self.counts.fire("failover", f"{len(lost)} inputs lost", mattered=changed)
+        if self.on_failover is not None:
+            self.on_failover(lost)
+        self._down += 1
+        self._break_connections("failover")
+        await self._until(failover.at_ms + failover.down_ms)
+        self._down = max(0, self._down - 1)
+
+    def _on_still(self) -> None:
+        if not self._was_still:
+            self._was_still = True
+            self.counts.fire("still")
+        self.counts.matter("still")
+
+
+Books = tuple[dict[str, MemoryBook], list[str]]
+
+
+def copy_books(log: MemoryLog) -> Books:
+    """All that *log* holds, so that changing it leaves the copy as it is."""
+    return {name: _copy_book(book) for name, book in log.books.items()}, list(log.registered)
+
+
+def _copy_book(book: MemoryBook) -> MemoryBook:
+    copy = MemoryBook()
+    copy.inputs = _copy_stream(book.inputs)
+    copy.outcomes = _copy_stream(book.outcomes)
+    copy.payments = _copy_stream(book.payments)
+    copy.notifications = _copy_stream(book.notifications)
+    copy.deadletters = _copy_stream(book.deadletters)
+    copy.record = book.record
+    copy.snapshots = list(book.snapshots)
+    copy.foreign = book.foreign
+    return copy
+
+
+def _copy_stream(stream: MemoryStream[Any]) -> MemoryStream[Any]:
+    copy: MemoryStream[Any] = MemoryStream()
+    copy.ids = list(stream.ids)
+    copy.entries = list(stream.entries)
+    copy.last, copy.added, copy.deleted = stream.last, stream.added, stream.deleted
+    copy.foreign = stream.foreign
+    copy.groups = {
+        name: MemoryGroup(
+            group.last, {id_: msgspec.structs.replace(one) for id_, one in group.pending.items()}
+        )
+        for name, group in stream.groups.items()
+    }
+    return copy
+
+
+def _lost(log: MemoryLog, replica: Books) -> list[tuple[str, InputEntry]]:
+    """The inputs that *log* has and *replica* has not."""
+    lost: list[tuple[str, InputEntry]] = []
+    for name, book in log.books.items():
+        kept = replica[0].get(name)
+        end = kept.inputs.last if kept is not None else (0, 0)
+        count = len(book.inputs.ids)
+        lost += [(name, entry) for entry in book.inputs.after(end, count)]
+    return lost
+
+
+def _differ(log: MemoryLog, replica: Books) -> bool:
+    """Whether going back to *replica* takes anything back."""
+    books, registered = replica
+    if registered != log.registered:
+        return True
+    return any(
+        (kept := books.get(name)) is None
+        or kept.record != book.record
+        or kept.snapshots != book.snapshots
+        or kept.inputs.last != book.inputs.last
+        or kept.payments.groups != book.payments.groups
+        or kept.notifications.groups != book.notifications.groups
+        for name, book in log.books.items()
+    )
