@@ -1,0 +1,1 @@
+"""Tests of tier 1: the booking machine alone."""
