@@ -61,6 +61,14 @@ def moved(commit: Commit, position: str) -> ForeignDataError:
     )
 
 
+def lost(commit: Commit) -> ForeignDataError:
+    """The error where the inputs that *commit* decided are in the log no more."""
+    return ForeignDataError(
+        f"the inputs of {commit.book} up to {commit.position} were decided and are not in the log "
+        "any more: it has lost its tail, so read it anew"
+    )
+
+
 def resolve_commit(commit: Commit, record: CommitRecord) -> LogError | bool:
     """What became of *commit*, from the record: written, not written, or an error."""
     if (record.epoch, record.owner) != (commit.epoch, commit.owner):

@@ -32,7 +32,7 @@ from holdfast.actors.ports import (
     StreamFacts,
 )
 from holdfast.transport.codec import check_finished, decode_input, encode_input
-from holdfast.transport.commits import check_commit, moved, resolve_commit, superseded
+from holdfast.transport.commits import check_commit, lost, moved, resolve_commit, superseded
 from holdfast.transport.gaps import gap
 from holdfast.transport.keys import (
     NUMBER_MAX,
@@ -368,7 +368,7 @@ class MemoryLog:
         name, book = commit.book, self.book(commit.book)
         try:
             record = _record(name, book)
-            _refuse_foreign(name, book, "outcomes", *_ACTION_STREAMS, "deadletters")
+            _refuse_foreign(name, book, *_ALL_STREAMS)
         except ForeignDataError as error:
             return error
         if _fenced(record, commit.epoch, commit.owner):
@@ -377,6 +377,8 @@ class MemoryLog:
             if (record.position, record.digest) == (commit.position, commit.digest):
                 return None
             return moved(commit, record.position)
+        if book.inputs.get(parse_id(commit.position)) is None:
+            return lost(commit)
         written: list[tuple[StreamName, MemoryStream[Any], Sequence[Any]]] = [
             ("outcomes", book.outcomes, commit.outcomes),
             ("payments", book.payments, commit.payments),

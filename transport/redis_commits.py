@@ -13,7 +13,7 @@ from holdfast.actors.ports import (
 )
 from holdfast.transport import scripts
 from holdfast.transport.codec import encode_raw
-from holdfast.transport.commits import check_commit, moved, superseded
+from holdfast.transport.commits import check_commit, lost, moved, superseded
 from holdfast.transport.connection import Reply, error_of
 from holdfast.transport.keys import book_keys
 from holdfast.transport.pool import ScriptCall
@@ -46,7 +46,10 @@ def commit_call(commit: Commit) -> ScriptCall:
     _add_actions(args, commit.payments)
     _add_actions(args, commit.notifications)
     add_dead_letters(args, commit.dead_letters)
-    names = (keys.commit, keys.outcomes, keys.payments, keys.notifications, keys.deadletters)
+    names = (
+        *(keys.commit, keys.outcomes, keys.payments, keys.notifications),
+        *(keys.deadletters, keys.inputs),
+    )
     return ScriptCall(scripts.COMMIT, names, tuple(args))
 
 
@@ -107,4 +110,6 @@ def commit_error(commit: Commit, reply: Reply) -> LogError | None:
         if (position, digest) == (commit.position, commit.digest):
             return None  # Written by an earlier attempt whose answer was lost.
         return moved(commit, position)
+    if code == "HF_LOST":
+        return lost(commit)
     return script_error(reply, commit.book, commit.epoch, "committing to")

@@ -118,16 +118,20 @@ COMMIT: Final = Script(
     "commit",
     _COMMON,
     """
--- KEYS: commit, outcomes, payments, notifications, deadletters.
+-- KEYS: commit, outcomes, payments, notifications, deadletters, inputs.
 -- ARGV: epoch, owner, after, position, version, digest, four counts, then the entries:
 -- outcomes (id, status, body, timers, replayed), payments and notifications (id, action, type, body, trace),
 -- dead letters (stream, id, why, fields).
-local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream'})
+local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream', 'stream'})
   or fenced(KEYS[1], ARGV[1], ARGV[2])
 if bad then return bad end
 local held = call('HMGET', KEYS[1], 'position', 'digest')
 if held[1] ~= ARGV[3] then
   return redis.error_reply('HF_POSITION ' .. (held[1] or '0-0') .. ' ' .. (held[2] or ''))
+end
+-- A failover may have lost what was read and decided: its outcome would belong to no input.
+if #call('XRANGE', KEYS[6], ARGV[4], ARGV[4]) == 0 then
+  return redis.error_reply('HF_LOST ' .. ARGV[4])
 end
 local counts = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
 local widths = {5, 5, 5}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
@@ -61,6 +61,10 @@ class Vandal:
         """Drop inputs before *least*."""
         raise NotImplementedError
 
+    def lose_last_input(self, book: str) -> None:
+        """Take the newest input away."""
+        raise NotImplementedError
+
 
 class MemoryVandal(Vandal):
     def __init__(self, log: MemoryLog) -> None:
@@ -78,6 +82,11 @@ class MemoryVandal(Vandal):
         ms, sequence = map(int, least.split("-"))
         self._log.book(book).inputs.trim((ms, sequence))
 
+    def lose_last_input(self, book: str) -> None:
+        stream = self._log.book(book).inputs
+        stream.entries.pop()
+        stream.deleted = stream.ids.pop()
+
 
 class RedisVandal(Vandal):
     def __init__(self, client: redis.Redis) -> None:
@@ -94,6 +103,11 @@ class RedisVandal(Vandal):
 
     def trim_inputs(self, book: str, least: str) -> None:
         self._client.xtrim(BookKeys(book).inputs, minid=least, approximate=False)
+
+    def lose_last_input(self, book: str) -> None:
+        key = BookKeys(book).inputs
+        entries = cast("list[tuple[bytes, object]]", self._client.xrevrange(key, count=1))
+        self._client.xdel(key, entries[0][0])
 
 
 @pytest.fixture(params=["memory", "simulated", "redis"])
@@ -810,3 +824,18 @@ async def test_a_read_for_no_entries_is_refused(log: Log, book: str) -> None:
         await log.read_inputs({book: "0-0"}, 0, 0)
     with pytest.raises(ValueError, match="no name of a book"):
         await log.read_inputs({"Wrong": "0-0"}, 1, 0)
+
+
+async def test_what_the_log_has_lost_cannot_be_committed(
+    log: Log, vandal: Vandal, book: str
+) -> None:
+    """A failover took back an input that was read and decided: its outcome would have no input."""
+    _, ids = await led_book(log, book)
+    vandal.lose_last_input(book)
+    (more,) = await log.append(book, [new_input(9)])
+    stale = commit(book, ids)
+    results = await log.commit([stale])
+    assert [type(result) for result in results] == [ForeignDataError]
+    assert "lost its tail" in str(results[0])
+    assert sum((await lengths(log, book)).values()) == 0
+    assert await log.commit([commit(book, [*ids[:-1], more])]) == [None]
