@@ -53,6 +53,9 @@ _REFUSES: Final[Mapping[str, tuple[Weight, ...]]] = {
     "LOADING": ("read", "light", "write"),
 }
 
+_SHORT_MAX: Final = 3
+"""A batch that is cut has so many entries at most."""
+
 FOREIGN_ENTRIES: Final[tuple[tuple[bytes, ...], ...]] = (
     (b"hello", b"world"),
     (b"type", b"cancel"),
@@ -572,7 +575,7 @@ class FaultyLog:
         server = self._server
         if count < 2 or not server.draws.chance("groups.short", server.faults.short, *key):
             return count
-        return 1 + server.draws.below("groups.short_to", count - 1, *key)
+        return 1 + server.draws.below("groups.short_to", min(count - 1, _SHORT_MAX), *key)
 
     def _claim_idle_s(
         self, stream: ActionStream, books: Sequence[str], idle_s: float, key: tuple[str, str, int]
