@@ -56,7 +56,7 @@ class Options(msgspec.Struct, frozen=True):
 
     operations: int = 20_000
     scan_every: int = 5_000
-    audit_every: int = 2_500
+    audit_every: int = 10_000
     model: bool = False
 
 

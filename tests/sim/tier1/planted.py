@@ -99,7 +99,9 @@ def hunt(bug: Bug) -> Caught | None:
     The model sees nearly everything at once, so it is asked only about bugs that are its own.
     """
     operations, model = 0, bug.check == "model"
-    options = Options(operations=OPERATIONS, scan_every=250, audit_every=50, model=model)
+    # The audit decodes each book that it watches: it would see what a restore loses before a crash does.
+    audit_every = 0 if bug.group == "restore" else 50
+    options = Options(OPERATIONS, scan_every=250, audit_every=audit_every, model=model)
     with bug.planted():
         for seed in range(SEEDS):
             try:
@@ -531,13 +533,13 @@ PLANTED = [
     Bug("payments", "answers-anything", "Any result answers the call that is under way.",
         "stress", "model", (payments, "observe", _answers_anything)),
     Bug("payments", "unsettled-dropped", "A booking leaves the book before its money is settled.",
-        "waits-and-expiries", "money", (payments, "is_settled", _drops_at_once)),
+        "waits-and-expiries", "full scan", (payments, "is_settled", _drops_at_once)),
     Bug("payments", "late-result-crashes", "A result for a booking that has left raises.",
         "stress", "crash", (booking_machine, "_payment_result", _raises_on_late)),
     Bug("restore", "call-lost", "The last call under way is not in the book that is read back.",
         "stress", "full scan", (Book, "decode", _decoded(_lose_last_call))),
     Bug("restore", "checks-lost", "Timers of status checks are not set again.",
-        "stress", "audit", (Book, "decode", _decoded(_lose_checks))),
+        "stress", "full scan", (Book, "decode", _decoded(_lose_checks))),
     Bug("restore", "keys-lost", "Idempotency keys are not found again.",
         "stress", "keys", (Book, "decode", _decoded(_lose_keys))),
     Bug("restore", "sheets-lost", "Every second day reads back as free.",
@@ -545,7 +547,7 @@ PLANTED = [
     Bug("restore", "charges-again", "A restore makes the call again instead of asking.",
         "stress", "money", (BookingMachine, "restore", _restores_preauthorizations)),
     Bug("restore", "backwards", "A restore asks in another order than that of the calls.",
-        "stress", "audit", (BookingMachine, "restore", _restores_backwards)),
+        "stress", "restore", (BookingMachine, "restore", _restores_backwards)),
     Bug("idempotency", "by-key-alone", "Two customers' equal keys are one.",
         "retries", "keys", (booking_machine, "_command", _by_key_alone)),
     Bug("idempotency", "bodies-not-compared", "Another intention under a used key is answered.",
@@ -573,19 +575,17 @@ PLANTED = [
 ]  # fmt: skip
 
 
+HEAD = """\
+| about | bug | what it does | looked for in | caught by | in seed | after operations |
+|---|---|---|---|---|---:|---:|"""
+
+
 def table() -> str:
     """The rows of ``docs/planted.md``."""
-    lines = [
-        "| about | bug | what it does | looked for in | caught by | seeds | operations |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [HEAD]
     for bug in PLANTED:
         caught = hunt(bug)
-        end = (
-            f"{caught.check} | {caught.seeds} | {caught.operations:,}"
-            if caught
-            else "not caught | – | –"
-        )
+        end = f"{caught.check} | {caught.seeds} | {caught.operations:,}" if caught else "– | – | –"
         lines.append(f"| {bug.group} | `{bug.name}` | {bug.does} | `{bug.scenario}` | {end} |")
     return "\n".join(lines)
 

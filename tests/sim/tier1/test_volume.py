@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,14 @@ def test_a_planted_bug_is_caught(bug: Bug) -> None:
     caught = hunt(bug)
     assert caught is not None, f"not caught in {SEEDS} seeds of {OPERATIONS} operations"
     assert caught.check == bug.check, caught
+
+
+def test_the_table_of_planted_bugs_is_current() -> None:
+    """``python -m tests.sim.tier1.planted`` prints its rows anew."""
+    page = (Path(__file__).parents[3] / "docs" / "planted.md").read_text(encoding="utf-8")
+    for bug in PLANTED:
+        row = next((line for line in page.splitlines() if f"| `{bug.name}` |" in line), "")
+        assert f"| {bug.does} | `{bug.scenario}` | {bug.check} |" in row, bug.name
 
 
 def test_planting_is_undone() -> None:
