@@ -128,8 +128,7 @@ def _request_slot(
     if not customer:
         return _whose(command.customer, input_id)
     if command.price_cents is not None and command.price_cents != service.price_cents:
-        details = f"Price must be {service.price_cents} cents, not {command.price_cents}"
-        return Refused(CREATION, details, "price_mismatch", input_id)
+        return _wrong_price(service, command.price_cents, input_id)
     moment = practice.calendar.moment(command.start)
     if moment.problem:
         return Refused(CREATION, moment.details, moment.problem, input_id)
@@ -147,6 +146,12 @@ def _request_slot(
     if refusal is not None:
         return refusal
     return _take(book, practice, service, command, asked, slot, customer, now, input_id, emit)
+
+
+def _wrong_price(service: Service, price_cents: int, input_id: str) -> Refused:
+    """Why the price that a client sent is wrong (C29)."""
+    details = f"Price must be {service.price_cents} cents, not {price_cents}"
+    return Refused(CREATION, details, "price_mismatch", input_id)
 
 
 def _wrong_end(
@@ -274,8 +279,7 @@ def _request_auto(
     if not customer:
         return _whose(command.customer, input_id)
     if command.price_cents is not None and command.price_cents != service.price_cents:
-        details = f"Price must be {service.price_cents} cents, not {command.price_cents}"
-        return Refused(CREATION, details, "price_mismatch", input_id)
+        return _wrong_price(service, command.price_cents, input_id)
     problem = _wish_problem(practice, command, now)
     if problem:
         return Refused(CREATION, problem, "validation_failed", input_id)
