@@ -91,10 +91,15 @@ class Draws:
         return low + self.below(label, high - low + 1, *key)
 
     def chance(self, label: str, probability: float, *key: object) -> bool:
-        """True with *probability*, which is from 0 to 1. False is the dull choice."""
-        if probability <= 0:
+        """True with *probability*, which is from 0 to 1. False is the dull choice.
+
+        What cannot happen is not on the tape, and yet a change can make it happen.
+        """
+        if probability <= 0 and not self._changes:
             return False
         name = _name(label, key)
+        if probability <= 0 and name not in self._changes:
+            return False
         return self._record(name, 2, int(self._hash(name) < probability * _SPAN)) == 1
 
     def pick(self, label: str, sequence: Sequence[T], *key: object) -> T:

@@ -29,11 +29,16 @@ class Trace:
 
     Args:
       now_ms: The world's time.
+
+    Attributes:
+      lines: The events.
+      faults: The numbers of those that are faults.
     """
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
         self.lines: list[Line] = []
+        self.faults: list[int] = []
 
     def note(self, who: str, what: str, details: str = "") -> int:
         """Note an event; return its number, from 0.
@@ -48,6 +53,11 @@ class Trace:
             )
         self.lines.append((self._now_ms(), who, what, details))
         return number
+
+    def fault(self, who: str, kind: str, details: str = "") -> int:
+        """Note that something befell *who*; see :meth:`note`."""
+        self.faults.append(len(self.lines))
+        return self.note(who, kind, details)
 
     def text(self) -> list[str]:
         """The events as lines of text."""
