@@ -20,7 +20,7 @@ from holdfast.actors.booking import wire
 from holdfast.actors.ports import LogUnavailableError, NewInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.actors.ports import Log, OutcomeEntry
     from holdfast.sim.draws import Draws
@@ -98,7 +98,7 @@ class Crowd:
     """All producers of one world.
 
     Args:
-      log: The crowd's own connection.
+      connect: Opens a connection under a name; each producer has one of its own.
       draws: What everybody does.
       options: How likely it is.
       marks: What happened at least once.
@@ -110,7 +110,7 @@ class Crowd:
 
     def __init__(
         self,
-        log: Log,
+        connect: Callable[[str], Log],
         draws: Draws,
         options: CrowdOptions,
         marks: Marks,
@@ -119,7 +119,7 @@ class Crowd:
         practice: m.DefinePractice,
         changed: m.DefinePractice,
     ) -> None:
-        self._log = log
+        self._connect = connect
         self._draws = draws
         self._options = options
         self._marks = marks
@@ -144,22 +144,23 @@ class Crowd:
     # -- the operator and strangers ----------------------------------------
 
     async def _operator(self, book: str) -> None:
+        log = self._connect(f"operator-{book}")
         body = wire.encode_message(self._practice)
-        await self._send(book, NewInput("define_practice", body, "practice-1", "service:office"))
+        await self._send(log, book, NewInput("define_practice", body, "practice-1", "service:office"))
         if self._options.redefine_s:
             await trio.sleep(self._options.redefine_s)
             self._marks.hit("redefined")
             body = wire.encode_message(self._changed)
-            await self._send(
-                book, NewInput("define_practice", body, "practice-2", "service:office")
-            )
+            new = NewInput("define_practice", body, "practice-2", "service:office")
+            await self._send(log, book, new)
 
     async def _stranger(self, number: int) -> None:
         await trio.sleep(
             self._draws.below("crowd.garbage_ms", self._options.span_s * 1000, number) / 1000
         )
         book = self._draws.pick("crowd.garbage_book", self._books, number)
-        await self._send(book, self._draws.pick("crowd.garbage", _GARBAGE, number))
+        log = self._connect(f"stranger-{number}")
+        await self._send(log, book, self._draws.pick("crowd.garbage", _GARBAGE, number))
 
     # -- customers ---------------------------------------------------------
 
@@ -167,23 +168,25 @@ class Crowd:
         draws, options = self._draws, self._options
         await trio.sleep(draws.below("crowd.arrive_ms", options.span_s * 1000, number) / 1000)
         by = f"customer:K{number}"
+        log = self._connect(f"customer-{number}")
         for visit in range(1 + draws.below("crowd.visits", options.visits_max, number)):
             if visit:
                 self._marks.hit("came_back")
             drawn = (number, visit)
             book = draws.pick("crowd.book", self._books, *drawn)
             request = self._request(by, drawn)
-            booking = await self._ask(book, request, drawn)
+            booking = await self._ask(log, book, request, drawn)
             if booking and draws.chance("crowd.cancel", options.cancel, *drawn):
                 await self._think("cancel", drawn)
                 body = wire.encode_message(m.Cancel(booking))
-                await self._ask(book, NewInput("cancel", body, f"c{visit}", by), (*drawn, 1))
+                cancel = NewInput("cancel", body, f"c{visit}", by)
+                await self._ask(log, book, cancel, (*drawn, 1))
             if draws.chance("crowd.repeat", options.repeat, *drawn):
                 await self._think("repeat", drawn)
                 if draws.chance("crowd.other_body", options.other_body, *drawn):
                     other = self._request(by, (*drawn, 2))
                     request = msgspec.structs.replace(other, key=request.key)
-                await self._ask(book, request, (*drawn, 3))
+                await self._ask(log, book, request, (*drawn, 3))
             await self._think("leave", drawn)
 
     async def _think(self, about: str, drawn: tuple[int, ...]) -> None:
@@ -210,14 +213,14 @@ class Crowd:
         slot = m.RequestSlot(service, start, staff=staff if named else "")
         return NewInput("request_slot", wire.encode_message(slot), key, by)
 
-    async def _ask(self, book: str, new: NewInput, drawn: tuple[int, ...]) -> str:
+    async def _ask(self, log: Log, book: str, new: NewInput, drawn: tuple[int, ...]) -> str:
         """Send a command and look at its outcome; the booking's id, or ""."""
-        input_id = await self._send(book, new)
+        input_id = await self._send(log, book, new)
         if self._draws.chance("crowd.again", self._options.again, *drawn):
-            await self._send(book, new)
+            await self._send(log, book, new)
         if not input_id:
             return ""
-        outcome = await self._outcome(book, input_id)
+        outcome = await self._outcome(log, book, input_id)
         if outcome is None:
             self._marks.hit("outcome_unseen")
             return ""
@@ -233,13 +236,13 @@ class Crowd:
 
     # -- the log -----------------------------------------------------------
 
-    async def _send(self, book: str, new: NewInput) -> str:
+    async def _send(self, log: Log, book: str, new: NewInput) -> str:
         """Append until it is acknowledged; "" where that never came."""
         wait_s = 0.25
         for attempt in range(SEND_ATTEMPTS_MAX):
             sent = self._trace.note(new.by, "send", f"{book} {new.type} {new.key}")
             try:
-                (input_id,) = await self._log.append(book, [new])
+                (input_id,) = await log.append(book, [new])
             except LogUnavailableError:
                 if attempt == 0:
                     self._marks.hit("append_retried")
@@ -251,14 +254,13 @@ class Crowd:
                 return input_id
         return ""
 
-    async def _outcome(self, book: str, input_id: str) -> OutcomeEntry | None:
+    async def _outcome(self, log: Log, book: str, input_id: str) -> OutcomeEntry | None:
         """The outcome of an input; None where it did not come in time."""
         with trio.move_on_after(OUTCOME_WAIT_S):
             while True:
                 try:
-                    found = await self._log.read_outcomes(
-                        {book: before(input_id)}, 1, OUTCOME_WAIT_S
-                    )
+                    after = {book: before(input_id)}
+                    found = await log.read_outcomes(after, 1, OUTCOME_WAIT_S)
                 except LogUnavailableError:
                     await trio.sleep(1.0)
                     continue
