@@ -74,6 +74,9 @@ class Gate:
     Args:
       name: The process and its life, such as ``booking-1.3``.
       scope: Cancelled to end it.
+
+    Attributes:
+      on_crash: Called first when it crashes, so that its connection dies with it.
     """
 
     def __init__(self, name: str, scope: trio.CancelScope, trace: Trace, marks: Marks) -> None:
@@ -83,6 +86,7 @@ class Gate:
         self.crash_call = 0
         self.crash_after = False
         self.was_paused = False
+        self.on_crash: Callable[[], None] | None = None
         self._scope = scope
         self._trace = trace
         self.marks = marks
@@ -92,7 +96,9 @@ class Gate:
         """End the process here and now."""
         if not self.dead:
             self.dead = True
-            self._trace.note(self.name, "crash", why)
+            if self.on_crash is not None:
+                self.on_crash()
+            self._trace.fault(self.name, "crash", why)
             self._scope.cancel()
             self.resume()
 
@@ -101,7 +107,7 @@ class Gate:
         if self._resumed is None and not self.dead:
             self._resumed = trio.Event()
             self.was_paused = True
-            self._trace.note(self.name, "pause")
+            self._trace.fault(self.name, "pause")
 
     def resume(self) -> None:
         """Let calls and answers through again."""
