@@ -4,7 +4,7 @@ A customer comes, asks for a slot or lets one be found, sends again under the sa
 came (or for no reason at all), looks at the outcome, perhaps cancels, perhaps repeats an old command,
 and comes back later. An operator defines the practice, and may define it anew under bookings. A
 stranger writes entries that are no messages. What everybody does is drawn by keys, so that taking one
-customer away leaves the others as they were.
+customer away leaves the others as they were: each event hangs on a draw of its own (``EVENTS``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 SEND_ATTEMPTS_MAX: Final = 12
 OUTCOME_WAIT_S: Final = 20.0
+
+EVENTS: Final = (
+    "crowd.comes",
+    "crowd.visit",
+    "crowd.stranger",
+    "crowd.redefine",
+    "crowd.cancel",
+    "crowd.repeat",
+    "crowd.again",
+)
+"""The draws that let something be sent; a change to 0 takes it away and nothing else. Greatest first."""
+
 _SEQUENCE_LAST: Final = (1 << 64) - 1
 _MINUTE_MS: Final = 60_000
 
@@ -106,6 +118,12 @@ class Crowd:
       books: Their names.
       practice: What the operator defines.
       changed: What it is changed to.
+
+    Attributes:
+      sent: How many commands and other entries were sent; those sent again for want of an answer
+        count once.
+      acknowledged: The inputs that the log acknowledged.
+      seen: The outcomes that customers saw, each with its book.
     """
 
     def __init__(
@@ -128,6 +146,7 @@ class Crowd:
         self._practice = practice
         self._changed = changed
         self._decoder = msgspec.json.Decoder(m.Accepted | m.Refused)
+        self.sent = 0
         self.acknowledged: list[Acknowledged] = []
         self.seen: list[tuple[str, OutcomeEntry]] = []
 
@@ -137,16 +156,20 @@ class Crowd:
             for book in self._books:
                 nursery.start_soon(self._operator, book)
             for number in range(self._options.customers):
-                nursery.start_soon(self._customer, number)
+                if self._draws.chance("crowd.comes", 1.0, number):
+                    nursery.start_soon(self._customer, number)
             for number in range(self._options.garbage):
-                nursery.start_soon(self._stranger, number)
+                if self._draws.chance("crowd.stranger", 1.0, number):
+                    nursery.start_soon(self._stranger, number)
 
     # -- the operator and strangers ----------------------------------------
 
     async def _operator(self, book: str) -> None:
         log = self._connect(f"operator-{book}")
         body = wire.encode_message(self._practice)
-        await self._send(log, book, NewInput("define_practice", body, "practice-1", "service:office"))
+        await self._send(
+            log, book, NewInput("define_practice", body, "practice-1", "service:office")
+        )
         if self._options.redefine_s:
             await trio.sleep(self._options.redefine_s)
             self._marks.hit("redefined")
@@ -170,9 +193,11 @@ class Crowd:
         by = f"customer:K{number}"
         log = self._connect(f"customer-{number}")
         for visit in range(1 + draws.below("crowd.visits", options.visits_max, number)):
+            drawn = (number, visit)
+            if not draws.chance("crowd.visit", 1.0, *drawn):
+                continue
             if visit:
                 self._marks.hit("came_back")
-            drawn = (number, visit)
             book = draws.pick("crowd.book", self._books, *drawn)
             request = self._request(by, drawn)
             booking = await self._ask(log, book, request, drawn)
@@ -238,6 +263,7 @@ class Crowd:
 
     async def _send(self, log: Log, book: str, new: NewInput) -> str:
         """Append until it is acknowledged; "" where that never came."""
+        self.sent += 1
         wait_s = 0.25
         for attempt in range(SEND_ATTEMPTS_MAX):
             sent = self._trace.note(new.by, "send", f"{book} {new.type} {new.key}")
