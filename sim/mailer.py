@@ -67,6 +67,7 @@ class SimMailer:
         draws, faults = self._draws, self.faults
         await trio.sleep(draws.below("mailer.latency", faults.latency_ms_max + 1, *drawn) / 1000)
         if draws.chance("mailer.error_before", faults.error_before, *drawn):
+            self._trace.fault("mailer", "error_before", message.key)
             raise OSError(errno.ENOSPC, "the mailer is full")
         new = message.key not in self._seen
         self._seen.setdefault(message.key, message)
@@ -76,5 +77,6 @@ class SimMailer:
             self._marks.hit("mail_duplicate")
         await trio.sleep(draws.below("mailer.answer", faults.latency_ms_max + 1, *drawn) / 1000)
         if draws.chance("mailer.error_after", faults.error_after, *drawn):
+            self._trace.fault("mailer", "error_after", message.key)
             raise OSError(errno.EIO, "the mailer failed after it had delivered")
         return new

@@ -195,10 +195,11 @@ class SimProvider:
         await self._latency("before", drawn)
         if self._is_out():
             self._marks.hit("provider_outage")
+            self._trace.fault("provider", "outage", f"{kind} {payment}")
             raise ProviderUnavailableError("the provider cannot be reached")
         if fault:
             self._marks.hit(f"provider_{fault}")
-            self._trace.note("provider", fault, f"{kind} {payment}")
+            self._trace.fault("provider", fault, f"{kind} {payment}")
         if fault == "late":
             delay_s = 1 + self._draws.below("provider.late_s", self.faults.late_s_max, *drawn)
             self._nursery.start_soon(self._later, delay_s, kind, call)
@@ -273,6 +274,7 @@ class SimProvider:
         stale = young and self._draws.chance("provider.stale", self.faults.stale, *drawn)
         if known is not None and stale:
             self._marks.hit("provider_stale")
+            self._trace.fault("provider", "stale", payment)
             known = before
         if known is None:
             self._marks.hit("provider_never_heard")
@@ -320,7 +322,7 @@ class SimProvider:
             self._apply(Void(reference, f"{LAPSE_KEY}{reference}"))
             self.lapsed[reference] = None
             self._marks.hit("provider_lapsed")
-            self._trace.note("provider", "lapsed", reference)
+            self._trace.fault("provider", "lapsed", reference)
 
 
 def _answer(payment: Payment) -> ProviderAnswer:
