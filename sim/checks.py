@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.actors.booking.book import Book, Booking
-    from holdfast.actors.ports import ActionEntry, ActionStream, InputEntry, OutcomeEntry, Snapshot
+    from holdfast.actors.ports import (
+        ActionEntry,
+        ActionStream,
+        Commit,
+        InputEntry,
+        OutcomeEntry,
+        Snapshot,
+    )
     from holdfast.sim.crowd import Crowd
     from holdfast.sim.history import RecordingLog, Written
     from holdfast.sim.mailer import SimMailer
@@ -146,6 +153,9 @@ class Checks:
         self._action = msgspec.json.Decoder(m.PaymentAction)
         self._notify = msgspec.json.Decoder(m.Notify)
         self._zones: dict[str, ZoneInfo] = {}
+        self._excused: dict[str, None] = {}
+        self.messages_lost = False
+        """Whether messages may be lost: a consumer was deleted with what it held."""
         self.failover = False
         """Whether acknowledged writes may have been lost, as the world's options declare."""
 
@@ -153,25 +163,43 @@ class Checks:
         """The book as it must be, by deciding its inputs anew."""
         return self._shadows[book].runner.state
 
-    def rewind(self, book: str, position: str, keep_actions: bool = False) -> None:
-        """Go back to *position*: what was written after it is as if it had not been.
+    def rewind(self, book: str, position: str, remember: bool = False) -> None:
+        """Go back to *position*, after a failover that lost what was written after it.
+
+        What has been acted on since is beyond what anybody can promise: such payments and messages
+        are excused, until they are wanted again.
 
         Args:
           book: Which book.
-          position: Of a commit.
-          keep_actions: Remember the actions that were emitted after it all the same.
+          position: Of the replica's commit record; the log has its inputs already.
+          remember: Remember the actions and digests that came after it all the same.
         """
+        self.failover = True
         before = self._shadows[book]
         shadow = self._shadows[book] = _Shadow(book)
         shadow.runner.decide(self._between(book, GENESIS, position))
-        shadow.digests = before.digests
         last = parse_id(position)
+        shadow.digests = {
+            known: digest
+            for known, digest in before.digests.items()
+            if remember or parse_id(known) <= last
+        }
+        for written in self._server.of(book).commits:
+            if parse_id(written.commit.position) > last:
+                self._excuse(book, written.commit)
         shadow.actions = {
             action: order
             for action, order in before.actions.items()
-            if keep_actions or parse_id(action.partition(":")[0]) <= last
+            if remember or parse_id(action.partition(":")[0]) <= last
         }
         shadow.provider_keys, shadow.mail_keys = before.provider_keys, before.mail_keys
+
+    def _excuse(self, book: str, commit: Commit) -> None:
+        """The actions of *commit* may have been carried out, and the book does not know."""
+        for entry in commit.payments:
+            self._excused[f"{book}:{self._action.decode(entry.body).payment}"] = None
+        for entry in commit.notifications:
+            self._excused[dedupe_key(book, self._notify.decode(entry.body))] = None
 
     def fail(self, check: str, details: str) -> None:
         """Say that *check* does not hold."""
@@ -259,7 +287,9 @@ class Checks:
             self._note_once(shadow, entry, order)
         for entry in notifications:
             notify = self._notify.decode(entry.body)
-            shadow.mail_keys.setdefault(dedupe_key(book, notify), order)
+            key = dedupe_key(book, notify)
+            shadow.mail_keys.setdefault(key, order)
+            self._excused.pop(key, None)
             self._note_once(shadow, entry, order)
 
     def _note_once(self, shadow: _Shadow, entry: ActionEntry, order: int) -> None:
@@ -401,6 +431,8 @@ class Checks:
         for book, shadow in self._shadows.items():
             held = self._server.book(book)
             record = held.record
+            if not held.inputs.added and self.failover:
+                continue  # the whole book is lost
             if not held.inputs.added:
                 return "L2 no lag", f"nobody has defined {book}"
             if record.owner not in owners:
@@ -438,6 +470,8 @@ class Checks:
                 continue
             reference = prefix + payment.id
             wanted[reference] = booking
+            if reference in self._excused:
+                continue
             known = provider.book_of_record.payment(reference)
             status = known.status if known else "none"
             if known is not None and known.amount_cents != payment.amount_cents:
@@ -449,7 +483,7 @@ class Checks:
                 said = f"the book says {payment.observed}, the provider {status}"
                 self.fail(check, f"{reference} of a {booking.status} booking: {said}")
         for known in provider.book_of_record.payments():
-            if not known.reference.startswith(prefix):
+            if not known.reference.startswith(prefix) or known.reference in self._excused:
                 continue
             if known.status in ("authorized", "pending"):
                 owner = wanted.get(known.reference)
@@ -504,9 +538,9 @@ class Checks:
             if counts[key] > REPEATS_MAX:
                 self.fail("S16 bounds", f"{key} was delivered more than {REPEATS_MAX} times")
         for book, shadow in self._shadows.items():
-            failed = self._failed_reports(book)
+            failed = self.messages_lost or self._failed_reports(book) > 0
             for key in shadow.mail_keys:
-                if key not in counts and not failed:
+                if key not in counts and key not in self._excused and not failed:
                     self.fail("S13 messages", f"{key} was never delivered, nor reported as failed")
 
     def _failed_reports(self, book: str) -> int:

@@ -130,6 +130,22 @@ class ServerFaults(msgspec.Struct, frozen=True):
     consumer_missing: float = 0.0
     foreign: float = 0.0
 
+    @property
+    def loses_answers(self) -> bool:
+        """Whether actions may be handed out to a consumer that never hears of them, or twice."""
+        return bool(
+            self.drop_after
+            or self.silent
+            or self.partition
+            or self.in_flight
+            or self.away
+            or self.refusing
+            or self.failovers
+            or self.claim_early
+            or self.group_back
+            or self.group_missing
+        )
+
     def healed(self) -> ServerFaults:
         """The same wire, without a fault."""
         return ServerFaults(latency_ms_max=self.latency_ms_max)

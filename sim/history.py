@@ -82,6 +82,12 @@ class RecordingLog(MemoryLog):
         """The history of *book*."""
         return self.history.setdefault(book, BookHistory())
 
+    def rewind(self, book: str, position: str) -> None:
+        """Forget what a failover took away: whatever was written after *position*."""
+        held, last = self.of(book), parse_id(position)
+        held.commits = [one for one in held.commits if parse_id(one.commit.position) <= last]
+        held.snapshots = [one for one in held.snapshots if parse_id(one.position) <= last]
+
     def _add_input(self, name: str, book: MemoryBook, new: NewInput) -> str:
         id_ = super()._add_input(name, book, new)
         self.of(name).inputs.append(book.inputs.entries[-1])

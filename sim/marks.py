@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from holdfast.sim.faults import SERVER_FAULTS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -71,15 +73,19 @@ MARKS: Final[Mapping[str, str]] = {
     "paused": "a process was paused and went on with old beliefs",
     "stopped": "a process was stopped cleanly under faults",
     "healed_without_restart": "the world healed and no living process was restarted",
-    # connections
-    "wire_lost_before": "a call to the log was lost before its effect",
-    "wire_lost_after": "a call to the log had its effect and its answer was lost",
-    "wire_partition": "a process was cut off from the log",
     # producers
     "append_retried": "a producer sent a command again since it had no answer",
     "append_twice": "a producer's command came to lie in the log twice",
     "came_back": "a customer came back later",
     "outcome_unseen": "a customer gave up waiting for the outcome",
+    # the log's server
+    "book_without_leader": "a booking actor gave one of its books up and went on with the other",
+    **{f"server_{kind}": sentence for kind, sentence in SERVER_FAULTS.items()},
+    **{
+        f"server_{kind}_mattered": f"{sentence}, and it mattered"
+        for kind, sentence in SERVER_FAULTS.items()
+        if kind != "slow"  # whatever it delays would have had to wait anyway
+    },
 }
 """Name and sentence of each mark."""
 

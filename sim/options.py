@@ -17,18 +17,30 @@ from holdfast.actors.notification.actor import NotificationOptions
 from holdfast.actors.payment.actor import PaymentOptions
 from holdfast.sim.clock import START_MS
 from holdfast.sim.crowd import CrowdOptions
+from holdfast.sim.faults import ServerFaults, draw_server_faults
 from holdfast.sim.mailer import MailerFaults
 from holdfast.sim.processes import ProcessFaults
 from holdfast.sim.provider import ProviderFaults
-from holdfast.sim.wire import WireFaults
+from holdfast.transport.pool import ServerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from holdfast.sim.draws import Draws
 
-FaultGroup = Literal["wire", "provider", "process", "mailer"]
-FAULT_GROUPS: Final[tuple[FaultGroup, ...]] = get_args(FaultGroup)
+FAULTS: Final[Mapping[str, str]] = {
+    "wire": "connections to the log break, lose requests or answers, are slow or cut off",
+    "server": "the log's server is away, refuses, and its clock stands still",
+    "groups": "consumer groups go back or get lost, batches are cut, claims come early",
+    "inputs": "somebody writes to the inputs what is no input",
+    "failover": "a replica takes over that has not got the last writes",
+    "provider": "the payment provider is late, wrong, away, or forgets",
+    "mailer": "messages cannot be delivered, or nobody knows",
+    "process": "processes crash, stop, pause, and begin again",
+}
+"""Name and sentence of each group of faults."""
+
+FAULT_GROUPS: Final = tuple(FAULTS)
 
 Schedule = Literal["fifo", "uniform", "pct"]
 
@@ -92,7 +104,8 @@ class Options(msgspec.Struct, frozen=True):
     provider: ProviderFaults
     mailer: MailerFaults
     process: ProcessFaults
-    wire: WireFaults
+    server: ServerFaults
+    connections: ServerOptions
 
 
 class _Swarm:
@@ -102,7 +115,7 @@ class _Swarm:
         self._draws = draws
         self.groups = groups
 
-    def share(self, group: FaultGroup, name: str, greatest: float) -> float:
+    def share(self, group: str, name: str, greatest: float) -> float:
         """0, or up to *greatest*."""
         if group not in self.groups or not self._draws.chance("swarm.on", 0.5, name):
             return 0.0
@@ -133,6 +146,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
     rivals = scenario == "rivals" or draws.chance("world.rivals", 0.3)
     fault_s = draws.between("world.fault_s", 20, 90)
     hold_s = practice.policies.hold_s
+    restart = draws.chance("world.restart", 0.5)
     return Options(
         scenario=scenario,
         schedule=draws.pick("world.schedule", get_args(Schedule)),
@@ -143,7 +157,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         notification_executors=1 + draws.chance("world.notification_executors", 0.2),
         fault_s=fault_s,
         rest_s_max=2_400 + 2 * hold_s + (OVER_S if until_completed else 0),
-        restart=draws.chance("world.restart", 0.5),
+        restart=restart,
         over_s=OVER_S if until_completed else 0,
         practice=practice,
         changed=_changed(draws, practice),
@@ -157,14 +171,11 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
             error_after=swarm.share("mailer", "mailer.error_after", 0.3),
         ),
         process=_process(draws, swarm, scenario),
-        wire=WireFaults(
-            before=swarm.share("wire", "wire.before", 0.1),
-            after=swarm.share("wire", "wire.after", 0.1),
-            partition=swarm.share("wire", "wire.partition", 0.5),
-            latency_ms_max=draws.pick("wire.latency_ms", (0, 2, 50, 1_000))
-            if "wire" in groups
-            else 0,
-            timeout_ms_max=draws.pick("wire.timeout_ms", (3_000, 0, 20_000)),
+        server=draw_server_faults(draws, START_MS, fault_s, groups, lossy=restart),
+        connections=ServerOptions(
+            reply_s=draws.pick("connections.reply_s", (3.0, 10.0, 30.0)),
+            resolve_s=draws.pick("connections.resolve_s", (10.0, 1.0)),
+            backoff_most_s=draws.pick("connections.backoff_s", (2.0, 0.2)),
         ),
     )
 

@@ -241,6 +241,9 @@ class SimServer:
         lost = _lost(self.log, replica)
         changed = _differ(self.log, replica)
         self.log.books, self.log.registered = replica
+        # The replica's clock moves: ids that were given out once must not come again.
+        now = self.clock.now_ms()
+        self.server_clock.still = tuple(w for w in self.server_clock.still if w.begin_ms > now)
         self.counts.fire("failover", f"{len(lost)} inputs lost", mattered=changed)
         if self.on_failover is not None:
             self.on_failover(lost)

@@ -20,11 +20,11 @@ import msgspec
 import structlog
 import trio
 
-from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.actor import DivergedError, run_booking
 from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.notification.actor import run_notification
 from holdfast.actors.payment.actor import run_payment
-from holdfast.actors.ports import SupersededError
+from holdfast.actors.ports import LogError, SupersededError
 from holdfast.sim.checks import Checks, Violation, ViolationError
 from holdfast.sim.clock import START_MS, DeadlockError, WorldClock
 from holdfast.sim.crowd import Crowd
@@ -37,13 +37,13 @@ from holdfast.sim.options import FAULT_GROUPS, draw_options
 from holdfast.sim.processes import Gate, GatedLog, GatedMailer, GatedProvider
 from holdfast.sim.provider import SimProvider
 from holdfast.sim.scheduler import Fifo, Pct, Scheduler, Uniform
+from holdfast.sim.server import SimServer
 from holdfast.sim.trace import TooManyEventsError, Trace
-from holdfast.sim.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping, Sequence
 
-    from holdfast.actors.ports import ActionStream, Log
+    from holdfast.actors.ports import ActionStream, Clock, InputEntry
     from holdfast.sim.history import Written
     from holdfast.sim.options import Options, Schedule
     from holdfast.sim.scheduler import Strategy
@@ -55,6 +55,9 @@ CROWD_S_MAX: Final = 3_600.0
 
 POLL_S: Final = 2.0
 POLL_S_MAX: Final = 60.0
+STUCK_S: Final = 300.0
+"""How long nothing changes until a person looks."""
+
 STOP_SLACK_S: Final = 1.0
 """What a clean stop may take beyond its grace: the time of calls under way."""
 
@@ -129,12 +132,10 @@ class World:
         self.clock = clock
         self.marks = Marks()
         self.trace = Trace(clock.now_ms)
-        self.server = RecordingLog(clock, self.trace, self.marks, self._on_commit)
         self.books = [f"book{number}" for number in range(1, options.books + 1)]
         self.violation: Violation | None = None
         self._root = trio.CancelScope()
         self._healed = False
-        self._wires: list[Wire] = []
         self._closing = False
         self._turn: trio.Semaphore | None = None
         counts: dict[Kind, int] = {
@@ -167,12 +168,23 @@ class World:
     def _build(self, nursery: trio.Nursery) -> None:
         options, draws = self.options, self.draws
         trace, marks = self.trace, self.marks
+        self.server = SimServer(
+            self.clock,
+            draws,
+            options.server,
+            nursery,
+            make_log=self._make_log,
+            options=options.connections,
+            on_fault=self._on_fault,
+            on_foreign=self._on_foreign,
+            on_failover=self._on_failover,
+        )
         self.provider = SimProvider(
             draws, options.provider, trace, marks, nursery, self.clock.now_ms
         )
         self.mailer = SimMailer(draws, options.mailer, trace, marks)
         self.checks = Checks(
-            self.server,
+            self.log,
             self.provider,
             self.mailer,
             trace,
@@ -181,7 +193,7 @@ class World:
             self._pending_max(),
         )
         self.crowd = Crowd(
-            self._connect("crowd"),
+            self.server.connect,
             draws,
             options.crowd,
             marks,
@@ -200,7 +212,7 @@ class World:
         handed out in an answer that got lost is pending for a consumer that knows nothing of it.
         """
         options = self.options
-        if options.wire.after or options.wire.partition:
+        if options.server.loses_answers:
             return {}
         return {
             "payments": 2 * options.payment.read_max + len(self.books),
@@ -222,20 +234,15 @@ class World:
             await self._close(processes)
         self.checks.at_end(self.crowd)
 
-    def _connect(self, name: str) -> Log:
-        """A connection to the server, for *name* alone."""
-        wire = Wire(name, self.draws, self.options.wire, self.trace, self.marks)
-        if self._healed:
-            wire.healed = True
-        self._wires.append(wire)
-        return GatedLog(self.server, wire)
+    def _make_log(self, clock: Clock) -> RecordingLog:
+        self.log = RecordingLog(clock, self.trace, self.marks, self._on_commit)
+        return self.log
 
     def _heal(self) -> None:
         """Stop all faults; start what is dead, and in half of the worlds everything."""
         self._healed = True
         self.trace.note("world", "heal")
-        for wire in self._wires:
-            wire.healed = True
+        self.server.heal()
         self.provider.heal()
         self.mailer.heal()
         for slot in self._slots:
@@ -252,16 +259,39 @@ class World:
         deadline = trio.current_time() + self.options.rest_s_max
         poll_s = POLL_S
         over_ms = START_MS + self.options.over_s * 1000
+        stuck, since_s = "", 0.0
         while True:
-            owners = [slot.owner for slot in self._slots if slot.lives_now]
-            check, why = self.checks.unrest(owners, over_ms)
+            check, why = self._unrest(over_ms)
             if not check:
                 self.trace.note("world", "rest")
                 return
-            if trio.current_time() >= deadline:
+            now_s = trio.current_time()
+            if now_s >= deadline:
                 self.checks.fail(check, f"{why}, {self.options.rest_s_max} s after the faults")
+            if why != stuck:
+                stuck, since_s = why, now_s
+            elif len(self.books) > 1 and now_s - since_s > STUCK_S:
+                self._restart_booking()
+                since_s = now_s
             await trio.sleep(poll_s)
             poll_s = min(poll_s * 1.25, POLL_S_MAX)
+
+    def _unrest(self, over_ms: int) -> tuple[str, str]:
+        if self.server.under_way:
+            return "L2 no lag", f"{self.server.under_way} requests are on their way to the log"
+        owners = [slot.owner for slot in self._slots if slot.lives_now]
+        return self.checks.unrest(owners, over_ms)
+
+    def _restart_booking(self) -> None:
+        """Do what a person must do until there are leases.
+
+        A booking actor that lost one of its books, by a dead process's late takeover or by a
+        failover, gives it up and goes on with the others.
+        """
+        self.marks.hit("book_without_leader")
+        for slot in self._slots:
+            if slot.kind == "booking" and slot.gate is not None:
+                slot.gate.crash("restarted for the book that it gave up")
 
     async def _close(self, processes: trio.Nursery) -> None:
         """Stop everything cleanly."""
@@ -286,6 +316,13 @@ class World:
             return 2 * self.options.booking.grace_s + STOP_SLACK_S
         options = self.options.payment if kind == "payment" else self.options.notification
         return options.stop_grace_s + STOP_SLACK_S
+
+    def count_faults(self) -> None:
+        """Let the server's faults be marks: each that fired, and each that mattered."""
+        for kind, times in self.server.counts.fired.items():
+            self.marks.hit(f"server_{kind}", times)
+        for kind, times in self.server.counts.mattered.items():
+            self.marks.hit(f"server_{kind}_mattered", times)
 
     # -- processes -----------------------------------------------------------
 
@@ -337,6 +374,8 @@ class World:
         gate.dead = True
         if isinstance(error, SupersededError):
             return "superseded"
+        if self.checks.failover and isinstance(error, LogError | DivergedError):
+            return "behind a failover"  # it knows what the log has forgotten
         if error is not None:
             violation = self._known(error)
             if violation is None:
@@ -348,7 +387,9 @@ class World:
     async def _run(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
         """The production function of the process."""
         options = self.options
-        log = GatedLog(self._connect(gate.name), gate)
+        connection = self.server.connect(gate.name)
+        gate.on_crash = connection.kill
+        log = GatedLog(connection, gate)
         rng = self.draws.generator("process", gate.name)
         match slot.kind:
             case "booking":
@@ -416,6 +457,24 @@ class World:
             gate.pause()
             await trio.sleep(length_s)
             gate.resume()
+
+    # -- what happens to the server -------------------------------------------
+
+    def _on_fault(self, kind: str, details: str) -> None:
+        self.trace.fault("server", kind, details)
+        if kind == "consumer_missing":
+            self.checks.messages_lost = True
+
+    def _on_foreign(self, book: str, entry: InputEntry) -> None:
+        self.log.of(book).inputs.append(entry)
+
+    def _on_failover(self, lost: list[tuple[str, InputEntry]]) -> None:
+        """What the replica did not get is no part of the books any more."""
+        self.trace.note("server", "failover", " ".join(f"{book} {one.id}" for book, one in lost))
+        for book in self.books:
+            position = self.log.book(book).record.position
+            self.checks.rewind(book, position)
+            self.log.rewind(book, position)
 
     # -- violations ------------------------------------------------------------
 
@@ -523,6 +582,7 @@ def run_world(
     except Exception as error:
         error.add_note(f"in the world of seed {seed}, {scenario}, faults {list(groups)}")
         raise
+    world.count_faults()
     counts = world.marks.counts
     accepted = counts.get("accepted", 0)
     result = Result(

@@ -37,7 +37,7 @@ def world() -> World:
 def find_seed() -> int:
     for seed in range(200):
         _, world = run_world(seed, "mixed", ())
-        held = world.server.books[BOOK]
+        held = world.log.books[BOOK]
         letters = len(held.deadletters.entries)
         if letters and len(live(world)) >= 2 and len(world.books) == 1:
             return seed
@@ -167,7 +167,7 @@ def test_s16_a_message_again_and_again(world: World) -> None:
 
 
 def test_s7_an_outcome_is_missing(world: World) -> None:
-    outcomes = world.server.books[BOOK].outcomes
+    outcomes = world.log.books[BOOK].outcomes
     del outcomes.ids[3], outcomes.entries[3]
     fails("S7", lambda: world.checks.at_end(world.crowd))
 
@@ -185,10 +185,10 @@ def test_s7_an_outcome_changed_after_it_was_seen(world: World) -> None:
 
 def last_commit(world: World, **changes: object) -> Callable[[], None]:
     """Play the last commit of all again, changed, from where it was made."""
-    written = world.server.of(BOOK).commits[-1]
+    written = world.log.of(BOOK).commits[-1]
     commit: Commit = msgspec.structs.replace(written.commit, **changes)
     again = msgspec.structs.replace(written, commit=commit)
-    world.checks.rewind(BOOK, written.commit.after)
+    world.checks.rewind(BOOK, written.commit.after, remember=True)
     return lambda: world.checks.on_commit(BOOK, again)
 
 
@@ -197,7 +197,7 @@ def test_a_good_commit_can_be_checked_again(world: World) -> None:
 
 
 def test_s7_an_outcome_for_an_input_that_is_not_there(world: World) -> None:
-    outcomes = world.server.of(BOOK).commits[-1].commit.outcomes
+    outcomes = world.log.of(BOOK).commits[-1].commit.outcomes
     fails("S7", last_commit(world, outcomes=[*outcomes, outcomes[-1]]))
 
 
@@ -214,21 +214,21 @@ def test_s8_two_digests_of_one_position(world: World) -> None:
 
 
 def test_s10_an_outcome_that_a_replay_does_not_give(world: World) -> None:
-    outcomes = world.server.of(BOOK).commits[-1].commit.outcomes
+    outcomes = world.log.of(BOOK).commits[-1].commit.outcomes
     changed = [msgspec.structs.replace(outcome, body=b"{}") for outcome in outcomes]
     fails("S10", last_commit(world, outcomes=changed))
 
 
 def test_s9_an_action_emitted_twice(world: World) -> None:
-    history = world.server.of(BOOK).commits
+    history = world.log.of(BOOK).commits
     written: Written = next(w for w in history if w.commit.notifications)
-    world.checks.rewind(BOOK, written.commit.after, keep_actions=True)
+    world.checks.rewind(BOOK, written.commit.after, remember=True)
     fails("S9", lambda: world.checks.on_commit(BOOK, written))
 
 
 def test_s10_a_snapshot_of_something_else(world: World) -> None:
-    snapshot = world.server.of(BOOK).snapshots[-1]
-    world.server.of(BOOK).snapshots.append(msgspec.structs.replace(snapshot, digest="00"))
+    snapshot = world.log.of(BOOK).snapshots[-1]
+    world.log.of(BOOK).snapshots.append(msgspec.structs.replace(snapshot, digest="00"))
     fails("S10", lambda: world.checks.at_end(world.crowd))
 
 
@@ -242,13 +242,13 @@ def test_s12_sent_after_an_acknowledgement_and_before_it_in_the_log(world: World
 
 
 def test_s14_poison_without_a_dead_letter(world: World) -> None:
-    letters = world.server.books[BOOK].deadletters
+    letters = world.log.books[BOOK].deadletters
     del letters.ids[0], letters.entries[0]
     fails("S14", lambda: world.checks.at_end(world.crowd))
 
 
 def test_s14_an_action_that_our_executor_did_not_understand(world: World) -> None:
-    letters = world.server.books[BOOK].deadletters
+    letters = world.log.books[BOOK].deadletters
     letters.add(letters.next_id(2**45), DeadLetter("payments", "1-1", "what is this", ()))
     fails("S14", lambda: world.checks.at_end(world.crowd))
 
@@ -257,7 +257,7 @@ def test_s14_an_action_that_our_executor_did_not_understand(world: World) -> Non
 
 
 def owners(world: World) -> list[str]:
-    return [world.server.books[BOOK].record.owner]
+    return [world.log.books[BOOK].record.owner]
 
 
 def test_a_world_at_rest_has_nothing_left(world: World) -> None:
@@ -279,13 +279,13 @@ def test_l1_an_appointment_that_is_not_over(world: World) -> None:
 
 
 def test_l2_an_input_that_nobody_decided(world: World) -> None:
-    inputs = world.server.books[BOOK].inputs
+    inputs = world.log.books[BOOK].inputs
     inputs.add(inputs.next_id(0), inputs.entries[0])
     assert world.checks.unrest(owners(world), 0)[0].startswith("L2")
 
 
 def test_l2_an_action_that_nobody_carried_out(world: World) -> None:
-    group = world.server.books[BOOK].notifications.groups["notifications"]
+    group = world.log.books[BOOK].notifications.groups["notifications"]
     group.last = (0, 0)
     assert world.checks.unrest(owners(world), 0)[0].startswith("L2")
 

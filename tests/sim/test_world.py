@@ -178,8 +178,8 @@ def test_nothing_in_a_run_reaches_outside() -> None:
 
 def test_a_run_that_looks_at_the_clock_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     planted: dict[str, Any] = {"__name__": "holdfast.planted", "time": time}
-    exec("def looks(world, name):\n    time.monotonic()\n    return world.server", planted)
-    monkeypatch.setattr(World, "_connect", planted["looks"])
+    exec("def looks(world):\n    time.monotonic()", planted)
+    monkeypatch.setattr(World, "_heal", planted["looks"])
     violation = run_world(1)[0].violation
     assert violation is not None
     assert violation.check == "S11 sealed"
