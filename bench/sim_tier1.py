@@ -19,7 +19,8 @@ from holdfast.actors.booking.machine import BookingMachine
 from holdfast.bootstrap import calm_garbage_collection
 from holdfast.machine import Emit, Normal
 from holdfast.sim.tier1.scenarios import BY_NAME, Scenario
-from holdfast.sim.tier1.volume import Options, Run
+from holdfast.sim.tier1.trial import Options
+from holdfast.sim.tier1.volume import Run
 
 if TYPE_CHECKING:
     from holdfast.actors.booking.messages import Action, Outcome
@@ -35,10 +36,10 @@ class Recorded(Run):
         super().__init__(scenario, seed, options)
         self.inputs: list[BookingInput] = []
 
-    def decide(self, entry: BookingInput, words: tuple[int, ...], reemits: bool = False) -> Outcome:
+    def decide(self, entry: BookingInput, reemits: bool = False) -> Outcome:
         """Keep the input, and decide it."""
         self.inputs.append(entry)
-        return super().decide(entry, words, reemits)
+        return super().decide(entry, reemits)
 
 
 def replayed_s(inputs: list[BookingInput]) -> float:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking.calendar import minute_of, weekday_of
-from holdfast.actors.booking.rules import TRANSIENT
 from holdfast.actors.booking.zones import DAY_MS, MINUTE_MS, Zone, date_text, load
-from holdfast.sim.tier1.dice import below
 from holdfast.sim.tier1.scenarios import AFTERNOON, BEGIN_MS, MORNING, WEEKS
 
 if TYPE_CHECKING:
     from holdfast.sim.tier1.scenarios import Scenario
+    from holdfast.sim.tier1.trial import Past
 
 RETRIES_MAX: Final = 64
 """How many of the last commands may come again."""
@@ -52,21 +49,11 @@ _RANGES: Final[tuple[list[m.TimeRange], ...]] = (
 )
 
 
-class Past(msgspec.Struct, gc=False):
-    """A command that was decided, and the answer that its key keeps; None where it keeps none."""
-
-    asked: m.Asked
-    digest: str
-    result: m.Accepted | m.Refused | None
-    until_ms: int
-
-
 class Traffic:
     """The customers of one run.
 
     Attributes:
       begin_ms: When the practice opens.
-      prices: What each service costs now.
     """
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
@@ -74,7 +61,6 @@ class Traffic:
         self._scenario, self._seed = scenario, seed
         self._practice = scenario.practice(seed)
         self._variants = 0
-        self.prices = {s.id: s.price_cents for s in self._practice.services}
         self._services = [service.id for service in self._practice.services]
         self._zone = Zone(load(self._practice.zone))
         self._customers = [f"customer:K{n}" for n in range(scenario.customers)]
@@ -122,24 +108,8 @@ class Traffic:
         past, self._retrying = self._retrying, None
         return past if past is not None and past.asked.key == asked.key else None
 
-    def decided(self, asked: m.Asked, past: Past | None, outcome: m.Outcome, now: int) -> None:
-        """Remember the answer, as the customer does."""
-        result = outcome.result
-        command = asked.command
-        if outcome.replayed or not asked.key:
-            return
-        if isinstance(command, m.DefinePractice) and isinstance(result, m.Accepted):
-            self._practice = command
-            self.prices = {s.id: s.price_cents for s in command.services}
-        kept = isinstance(result, m.Accepted) or result.code not in TRANSIENT
-        if isinstance(result, m.Refused) and result.code == "idempotency_key_reused":
-            return
-        until_ms = now + self._practice.policies.idempotency_h * 3_600_000
-        if past is not None:
-            past.asked, past.digest, past.until_ms = asked, asked.digest, until_ms
-            past.result = result if kept else None
-            return
-        past = Past(asked, asked.digest, result if kept else None, until_ms)
+    def may_ask_again(self, past: Past) -> None:
+        """One of the last commands, which may come again."""
         if len(self._past) < RETRIES_MAX:
             self._past.append(past)
         else:
@@ -155,12 +125,12 @@ class Traffic:
         """The next command; in a *burst* of the same customer, or for the same slot."""
         self._asked += 1
         cancels, autos, retries, probes, redefines = self._bounds
-        by = self._customers[below(words[2], len(self._customers))]
+        by = self._customers[words[2] * len(self._customers) >> 32]
         if burst and self._last is not None:
             if words[11] & 1:
                 return self._fresh(self._last.command, by)
             by = self._last.by
-        draw = below(words[3], 1000)
+        draw = words[3] * 1000 >> 32
         if self._rebooking:
             by, self._rebooking = self._rebooking, ""
             return self._fresh(self._slot(now, words), by)
@@ -171,10 +141,10 @@ class Traffic:
         if draw < retries and self._past:
             return self._again(by, words)
         if draw < probes:
-            return self._fresh(_NONSENSE[below(words[4], len(_NONSENSE))], by, words[5] & 15 == 0)
+            return self._fresh(_NONSENSE[words[4] * len(_NONSENSE) >> 32], by, words[5] & 15 == 0)
         if draw < redefines:
             self._variants += 1
-            practice = self._scenario.practice(self._seed, 1 + below(words[4], 420))
+            practice = self._scenario.practice(self._seed, 1 + (words[4] * 420 >> 32))
             return self._fresh(practice, by if words[5] & 15 == 0 else "service:setup")
         self._last = self._fresh(self._slot(now, words), by)
         return self._last
@@ -185,7 +155,7 @@ class Traffic:
 
     def _again(self, by: str, words: tuple[int, ...]) -> m.Asked:
         """The same under the same key; sometimes another key, another body, another customer's."""
-        past = self._past[below(words[4], len(self._past))]
+        past = self._past[words[4] * len(self._past) >> 32]
         asked = past.asked
         turn = words[5] & 31
         if turn == 0:
@@ -201,10 +171,10 @@ class Traffic:
     def _cancel(self, by: str, words: tuple[int, ...]) -> m.Asked:
         if not self._bookings:
             return self._fresh(m.Cancel("b0-0"), by)
-        booking = self._bookings[below(words[4], len(self._bookings))]
+        booking = self._bookings[words[4] * len(self._bookings) >> 32]
         turn = words[5] & 31
         owner = self._owners[booking]
-        if below(words[6], 1000) < self._scenario.rebook:
+        if (words[6] * 1000 >> 32) < self._scenario.rebook:
             self._rebooking = owner
         if turn == 0:
             return self._fresh(m.Cancel(booking), by)  # hardly ever the owner
@@ -215,28 +185,28 @@ class Traffic:
         today = (now + 2 * 3_600_000) // DAY_MS
         if scenario.hot:
             # Everybody wants the next working day's first starts, and the next hour others.
-            day = today + 1 + below(words[5], 2)
+            day = today + 1 + (words[5] * 2 >> 32)
             starts = self._open_starts(day)
-            at = now // (4 * 3_600_000) * scenario.hot + below(words[6], scenario.hot)
+            at = now // (4 * 3_600_000) * scenario.hot + (words[6] * scenario.hot >> 32)
             start = starts[at % len(starts)]
         else:
-            starts = self._open_starts(today + below(words[5], scenario.days + 1))
-            start = starts[below(words[6], len(starts))]
-        service = self._services[below(words[7], len(self._services))]
+            starts = self._open_starts(today + (words[5] * (scenario.days + 1) >> 32))
+            start = starts[words[6] * len(starts) >> 32]
+        service = self._services[words[7] * len(self._services) >> 32]
         staff = ""
         if words[8] & 0xFFFF >= scenario.anybody * 66:
-            staff = self._staff[below(words[8], len(self._staff))]
+            staff = self._staff[words[8] * len(self._staff) >> 32]
         return m.RequestSlot(service, start, staff=staff)
 
     def _auto(self, now: int, words: tuple[int, ...]) -> m.RequestAuto:
-        service = self._services[below(words[7], len(self._services))]
-        weekday = below(words[5], 6)
+        service = self._services[words[7] * len(self._services) >> 32]
+        weekday = words[5] * 6 >> 32
         if not self._scenario.wishes:
-            other = below(words[6], 7)
-            return m.RequestAuto(service, [weekday, other], _RANGES[below(words[4], 3)])
+            other = words[6] * 7 >> 32
+            return m.RequestAuto(service, [weekday, other], _RANGES[words[4] * 3 >> 32])
         today = (now + 2 * 3_600_000) // DAY_MS
-        near = date_text(today + below(words[6], self._scenario.days))
-        far = date_text(today + below(words[8], self._scenario.days))
+        near = date_text(today + (words[6] * self._scenario.days >> 32))
+        far = date_text(today + (words[8] * self._scenario.days >> 32))
         kind = words[9] & 7
         days: list[m.LocalDate | m.Weekday] = [weekday]
         if kind < 3:
@@ -247,8 +217,8 @@ class Traffic:
             days = []
         staff: list[str] = []
         if words[10] & 3 == 0:
-            staff = [self._staff[below(words[8], len(self._staff))]]
-        ranges = _RANGES[below(words[4], len(_RANGES))]
+            staff = [self._staff[words[8] * len(self._staff) >> 32]]
+        ranges = _RANGES[words[4] * len(_RANGES) >> 32]
         window = words[10] >> 2 & 7
         last = far if window == 0 else ""
         return m.RequestAuto(service, days, ranges, staff, last=last)

@@ -35,7 +35,8 @@ from holdfast.actors.booking.messages import (
 )
 from holdfast.sim.tier1.checks import ViolationError
 from holdfast.sim.tier1.scenarios import BY_NAME
-from holdfast.sim.tier1.volume import Options, run
+from holdfast.sim.tier1.trial import Options
+from holdfast.sim.tier1.volume import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -107,7 +108,7 @@ def hunt(bug: Bug) -> Caught | None:
             try:
                 operations += run(BY_NAME[bug.scenario], seed, options).operations
             except ViolationError as error:
-                what = str(error).partition(" (scenario")[0]
+                what = str(error).partition(" (operation")[0]
                 return Caught(error.check, what, seed + 1, operations + error.operation)
     return None
 
@@ -485,7 +486,7 @@ PLANTED = [
     Bug("booking", "off-grid", "Starts off the grid are accepted.",
         "mixed", "model", (rules, "_off_limits", _no_grid)),
     Bug("booking", "yesterday", "Starts of the last 24 hours are accepted.",
-        "mixed", "timers", (rules, "_off_limits", _past_allowed)),
+        "mixed", "invariants", (rules, "_off_limits", _past_allowed)),
     Bug("booking", "ignores-ranges", "Auto-selection ignores the preferred ranges.",
         "preferences", "model", (availability, "_first_by_preference", _any_range)),
     Bug("booking", "ranges-sorted", "Preferred ranges count by time, not in the order given.",
@@ -501,7 +502,7 @@ PLANTED = [
     Bug("booking", "anybodys-booking", "Every customer can cancel every booking.",
         "mixed", "model", (rules, "_cancel", _anybodys)),
     Bug("booking", "keeps-minutes", "What a cancelled or finished booking occupied stays taken.",
-        "mixed", "invariants", (Book, "_leave", _keeps_minutes)),
+        "mixed", "full scan", (Book, "_leave", _keeps_minutes)),
     Bug("booking", "late-takes-taken", "A late payment gets its slot although somebody has it.",
         "waits-and-expiries", "invariants", (lifecycle, "_still_free", _late_wins)),
     Bug("booking", "never-moved", "The loser of an auto-selection is offered no other slot.",
@@ -533,7 +534,7 @@ PLANTED = [
     Bug("payments", "answers-anything", "Any result answers the call that is under way.",
         "stress", "model", (payments, "observe", _answers_anything)),
     Bug("payments", "unsettled-dropped", "A booking leaves the book before its money is settled.",
-        "waits-and-expiries", "full scan", (payments, "is_settled", _drops_at_once)),
+        "waits-and-expiries", "money", (payments, "is_settled", _drops_at_once)),
     Bug("payments", "late-result-crashes", "A result for a booking that has left raises.",
         "stress", "crash", (booking_machine, "_payment_result", _raises_on_late)),
     Bug("restore", "call-lost", "The last call under way is not in the book that is read back.",

@@ -12,7 +12,8 @@ import pytest
 
 from holdfast.sim.tier1.model import day_minutes, span
 from holdfast.sim.tier1.scenarios import BY_NAME, SCENARIOS
-from holdfast.sim.tier1.volume import LINK_EVERY, Options, run
+from holdfast.sim.tier1.trial import LINK_EVERY, Options
+from holdfast.sim.tier1.volume import run
 
 from .planted import OPERATIONS, PLANTED, SEEDS, Bug, hunt  # noqa: TID251 - our own package sim
 
@@ -73,7 +74,8 @@ _PROGRAM = """
 import gc, sys
 gc.set_threshold(int(sys.argv[1]))
 from holdfast.sim.tier1.scenarios import SCENARIOS
-from holdfast.sim.tier1.volume import Options, run
+from holdfast.sim.tier1.trial import Options
+from holdfast.sim.tier1.volume import run
 for scenario in SCENARIOS:
     print(run(scenario, 5, Options(operations=1_000)))
 """
@@ -131,7 +133,7 @@ def test_a_violation_tells_how_to_see_it_again() -> None:
     with bug.planted(), pytest.raises(AssertionError) as caught:
         run(BY_NAME["mixed"], 4)
     assert str(caught.value).startswith("money: p")
-    assert "holdfast.sim.tier1.volume.run(BY_NAME['mixed'], 4) repeats it" in str(caught.value)
+    assert "again: holdfast sim mixed --tier 1 --seeds 4 --operations 20000)" in str(caught.value)
 
 
 # --- the model's clocks, which all else rests on ------------------------------------------------
