@@ -153,6 +153,7 @@ class Executor:
         self._posting: dict[str, None] = {}
         self._room_or_books = _Signal()
         self._something_ready = _Signal()
+        self._something_held = _Signal()
         # Not bounded by itself: an entry in it is held, and held entries are bounded.
         self._queue_in, self._queue_out = trio.open_memory_channel[tuple[str, "ActionEntry"]](
             math.inf
@@ -272,11 +273,15 @@ class Executor:
                 self._held[book, entry.id] = now
                 self._queue_in.send_nowait((book, entry))
                 taken += 1
+        if taken:
+            self._something_held.fire()
         return taken
 
     async def _keep_claims(self) -> None:
         """Show for every entry held for long that it is still worked on."""
         while True:
+            while not self._held:
+                await self._something_held.wait()
             await trio.sleep(self._options.keep_claim_s / 2)
             now = trio.current_time()
             due: dict[str, list[str]] = {}

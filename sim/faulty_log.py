@@ -382,7 +382,7 @@ class FaultyLog:
         done = call.weight == "read"
         try:
             if left_ms:
-                await trio.sleep(left_ms / 1000)
+                await self._server.clock.sleep(left_ms / 1000)
             if self._dead and not done:
                 done = True
                 self._leave_in_flight(call, effect, 0)
@@ -402,7 +402,7 @@ class FaultyLog:
                 raise self._lost("before the answer arrived")
             answer_ms = self._latency_ms("answer", call)
             if answer_ms:
-                await trio.sleep(answer_ms / 1000)
+                await self._server.clock.sleep(answer_ms / 1000)
             return answer
         except trio.Cancelled:
             if not done:
@@ -489,7 +489,7 @@ class FaultyLog:
         server = self._server
         options = server.options
         if self._failures:
-            await trio.sleep_until(self._not_before)
+            await self._server.clock.sleep(self._not_before - trio.current_time())
         if not server.is_away and (self._connected or not self._is_cut_off()):
             self._connected = True
             self._failures = 0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from holdfast.actors.ports import Clock, InputEntry
+    from holdfast.sim.clock import WorldClock
     from holdfast.sim.draws import Draws
     from holdfast.sim.faults import Failover, Refusal, Window
 
@@ -106,7 +107,7 @@ class SimServer:
 
     def __init__(
         self,
-        clock: Clock,
+        clock: WorldClock,
         draws: Draws,
         faults: ServerFaults,
         nursery: trio.Nursery,

@@ -14,8 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import anyio
-import anyio.lowlevel
+import trio
 import msgspec
 
 from holdfast.actors.ports import (
@@ -191,7 +190,7 @@ class MemoryLog:
         self.books: dict[str, MemoryBook] = {}
         """By name. One that was never registered is not in ``registered``."""
         self.registered: list[str] = []
-        self._bells: dict[tuple[str, str], list[anyio.Event]] = {}
+        self._bells: dict[tuple[str, str], list[trio.Event]] = {}
 
     # -- inside ------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class MemoryLog:
 
     async def _wait(self, bells: Iterable[tuple[str, str]]) -> None:
         """Wait until one of *bells* rings."""
-        event = anyio.Event()
+        event = trio.Event()
         names = list(bells)
         for name in names:
             self._bells.setdefault(name, []).append(event)
@@ -256,7 +255,7 @@ class MemoryLog:
         book_keys(book)
         for new in inputs:
             encode_input(new)
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         if not inputs:
             return []
         held = self._register(book)
@@ -267,8 +266,8 @@ class MemoryLog:
 
     async def wait_books(self, known: int, wait_s: float) -> list[str]:
         """See ``Log.wait_books``."""
-        await anyio.lowlevel.checkpoint()
-        with anyio.move_on_after(max(0.0, wait_s)):
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(max(0.0, wait_s)):
             while len(self.registered) <= known:
                 await self._wait([_REGISTRY_BELL])
         return list(self.registered)
@@ -279,8 +278,8 @@ class MemoryLog:
         """See ``Log.read_inputs``. Raises LogTrimmedError where entries are gone."""
         check_reading(after, count)
         found: dict[str, list[InputEntry]] = {}
-        await anyio.lowlevel.checkpoint()
-        with anyio.move_on_after(max(0.0, wait_s)):
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(max(0.0, wait_s)):
             while True:
                 for name, position in after.items():
                     book = self.books.get(name)
@@ -301,8 +300,8 @@ class MemoryLog:
         """See ``Log.read_outcomes``."""
         check_reading(after, count)
         found: dict[str, list[OutcomeEntry]] = {}
-        await anyio.lowlevel.checkpoint()
-        with anyio.move_on_after(max(0.0, wait_s)):
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(max(0.0, wait_s)):
             while True:
                 for name, position in after.items():
                     if (book := self.books.get(name)) is None:
@@ -317,12 +316,12 @@ class MemoryLog:
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log.read_record``."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         return _record(book, self.book(book))
 
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log.read_snapshot``."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         held = self.book(book)
         _record(book, held)
         snapshots = held.snapshots
@@ -330,14 +329,14 @@ class MemoryLog:
 
     async def facts(self, book: str, stream: StreamName) -> StreamFacts:
         """See ``Log.facts``."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         return self.book(book).stream(stream).facts(stream)
 
     # -- the booking actor -------------------------------------------------
 
     async def take_over(self, book: str, owner: str) -> CommitRecord:
         """See ``Log.take_over``."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         held = self._register(book)
         record = _record(book, held)
         _refuse_foreign(book, held, *_ALL_STREAMS)
@@ -361,7 +360,7 @@ class MemoryLog:
         for commit in commits:
             check_commit(commit)
             book_keys(commit.book)
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         return [self._commit(commit) for commit in commits]
 
     def _commit(self, commit: Commit) -> LogError | None:
@@ -403,7 +402,7 @@ class MemoryLog:
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
         """See ``Log.resolve``."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         held = [(commit.book, self.book(commit.book)) for commit in commits]
         records = [_record(name, book) for name, book in held]
         return [
@@ -413,7 +412,7 @@ class MemoryLog:
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log.save_snapshot``."""
         position = parse_id(snapshot.position)
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         held = self.book(book)
         record = _record(book, held)
         if _fenced(record, epoch, owner):
@@ -431,7 +430,7 @@ class MemoryLog:
 
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log.trim``. ``deadletters`` are never trimmed."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         held = self.book(book)
         _record(book, held)
         _refuse_foreign(book, held, *_TRIMMED)
@@ -458,10 +457,10 @@ class MemoryLog:
         """See ``Log.read_actions``: at most *count*, but up to one for each book."""
         for book in books:
             book_keys(book)
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         found: dict[str, list[ActionEntry]] = {}
         share = max(1, count // max(1, len(books)))
-        with anyio.move_on_after(max(0.0, wait_s)):
+        with trio.move_on_after(max(0.0, wait_s)):
             while not found:
                 found = self._deliver(stream, books, consumer, share)
                 if not found:
@@ -514,7 +513,7 @@ class MemoryLog:
         """See ``Log.claim_actions``: at most *count*."""
         for book in books:
             book_keys(book)
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         found: dict[str, list[ActionEntry]] = {}
         cursors: dict[str, IdPair] = dict.fromkeys(books, _ZERO)
         room = count
@@ -575,7 +574,7 @@ class MemoryLog:
     ) -> None:
         """See ``Log.keep_claim``. What another consumer has claimed since stays with it."""
         pairs = [parse_id(id_) for id_ in ids]
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         if not pairs:
             return
         held = self.book(book)
@@ -600,7 +599,7 @@ class MemoryLog:
     ) -> None:
         """See ``Log.finish_actions``."""
         check_finished(finished)
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         if not finished and not dead_letters:
             return
         held = self.book(book)
@@ -615,7 +614,7 @@ class MemoryLog:
 
     async def aclose(self) -> None:
         """Nothing to close: the log lives as long as the object."""
-        await anyio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
 
 _ACTION_STREAMS: tuple[ActionStream, ...] = ("payments", "notifications")
