@@ -8,7 +8,8 @@ is dead does nothing any more: a call that its clean-up would make never gets th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple, Unpack
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import msgspec
 import trio
@@ -43,6 +44,19 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
+SWEEP_MAX: Final = 1 << 20
+"""Most calls and steps of one life that a sweep can tell apart."""
+
+RUNNING: ContextVar[Gate | None] = ContextVar("RUNNING", default=None)
+"""The life of a process to which a task belongs: children inherit it from whoever starts them."""
+
+
+def count_step(task: trio.lowlevel.Task) -> None:
+    """*task* is about to run on: count that for the process it belongs to, if any."""
+    gate = task.context.get(RUNNING)
+    if gate is not None:
+        gate.step()
+
 
 class ProcessFaults(msgspec.Struct, frozen=True):
     """What happens to processes while the world is not healed. Shares are of a process's lives.
@@ -76,15 +90,28 @@ class Gate:
       scope: Cancelled to end it.
 
     Attributes:
+      made: Every call so far, those under way included.
+      answered: Which of them have come back with an answer, by number from 1.
+      steps: How often one of its tasks ran on; counted in swept worlds only.
+      crash_call: The call, from 1, at which it crashes; 0 for none.
+      crash_after: It crashes after that call's effect.
+      last_step: The step, from 1, just before which it crashes; 0 for none.
+      stop: Where there is one, it is set instead: the process is asked to stop there.
+      struck: How often that happened.
       on_crash: Called first when it crashes, so that its connection dies with it.
     """
 
     def __init__(self, name: str, scope: trio.CancelScope, trace: Trace, marks: Marks) -> None:
         self.name = name
-        self.calls = 0
+        self.made: list[str] = []
+        self.answered: list[int] = []
+        self.steps = 0
         self.dead = False
         self.crash_call = 0
         self.crash_after = False
+        self.last_step = 0
+        self.stop: trio.Event | None = None
+        self.struck = 0
         self.was_paused = False
         self.on_crash: Callable[[], None] | None = None
         self._scope = scope
@@ -120,11 +147,13 @@ class Gate:
         self, what: str, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args
     ) -> _T:
         """Make a call to the outside; it may be the last one."""
-        self.calls += 1
-        mine = self.calls == self.crash_call
-        if mine and not self.crash_after:
+        if self.dead:
+            await trio.sleep_forever()
+        self.made.append(what)
+        number = len(self.made)
+        if number == self.crash_call and not self.crash_after:
             self.marks.hit("crash_at_call")
-            self.crash(f"before {what}")
+            self._strike(f"before {what}")
         await self._held()
         try:
             result = await call(*args)
@@ -132,12 +161,31 @@ class Gate:
             self._trace.note(self.name, what, type(error).__name__)
             await self._held()
             raise
-        if mine and self.crash_after:
-            self.marks.hit("crash_after_effect")
-            self.crash(f"after {what}")
+        if not self.dead:
+            self.answered.append(number)
+            if number == self.crash_call and self.crash_after:
+                self.marks.hit("crash_after_effect")
+                self._strike(f"after {what}")
         await self._held()
         self._trace.note(self.name, what)
         return result
+
+    def step(self) -> None:
+        """One of its tasks is about to run on."""
+        if self.dead:
+            return
+        self.steps += 1
+        if self.steps == self.last_step:
+            self._strike(f"before step {self.steps}")
+
+    def _strike(self, why: str) -> None:
+        """Here is where it was to crash, or to be asked to stop."""
+        self.struck += 1
+        if self.stop is None:
+            self.crash(why)
+        else:
+            self._trace.fault(self.name, "stop", why)
+            self.stop.set()
 
     async def _held(self) -> None:
         """Wait out a pause; for ever where the process is dead."""

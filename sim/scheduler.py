@@ -138,9 +138,11 @@ class RunQueue:
 
     Attributes:
       ticks: Tasks handed out so far.
+      before_step: Called with each task that is handed out, just before it runs; for those who
+        count steps. It may cancel scopes and set events.
     """
 
-    __slots__ = ("_check", "_choose", "_ready", "_woken", "ticks")
+    __slots__ = ("_check", "_choose", "_ready", "_woken", "before_step", "ticks")
 
     def __init__(self, strategy: Strategy, check: Callable[[], object] | None = None) -> None:
         self._check = check
@@ -148,6 +150,7 @@ class RunQueue:
         self._ready: list[Task] = []
         self._woken: list[Task] = []
         self.ticks = 0
+        self.before_step: Callable[[Task], object] | None = None
 
     def append(self, task: Task) -> None:
         """Take a task that became runnable."""
@@ -169,7 +172,10 @@ class RunQueue:
         self.ticks += 1
         if not self.ticks % CHECK_TICKS and self._check is not None:
             self._check()
-        return iter((ready.pop(self._choose(ready) if len(ready) > 1 else 0),))
+        task = ready.pop(self._choose(ready) if len(ready) > 1 else 0)
+        if self.before_step is not None:
+            self.before_step(task)
+        return iter((task,))
 
     def clear(self) -> None:
         """Nothing to do: the one task that was handed out has left the queue already."""

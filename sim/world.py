@@ -34,7 +34,15 @@ from holdfast.sim.leaks import LeakError, Sealed
 from holdfast.sim.mailer import SimMailer
 from holdfast.sim.marks import Marks
 from holdfast.sim.options import FAULT_GROUPS, draw_options
-from holdfast.sim.processes import Gate, GatedLog, GatedMailer, GatedProvider
+from holdfast.sim.processes import (
+    RUNNING,
+    SWEEP_MAX,
+    Gate,
+    GatedLog,
+    GatedMailer,
+    GatedProvider,
+    count_step,
+)
 from holdfast.sim.provider import SimProvider
 from holdfast.sim.scheduler import Fifo, Pct, Scheduler, Uniform
 from holdfast.sim.server import SimServer
@@ -138,6 +146,8 @@ class World:
         self._healed = False
         self._closing = False
         self._turn: trio.Semaphore | None = None
+        self.lives: list[Gate] = []
+        self.swept = draws.chance("sweep.on", 0.0)  # only a change makes it so; see sim.sweep
         counts: dict[Kind, int] = {
             "booking": options.booking_actors,
             "payment": options.payment_executors,
@@ -247,7 +257,8 @@ class World:
         self.mailer.heal()
         for slot in self._slots:
             if slot.gate is not None:
-                slot.gate.crash_call = 0
+                if not self.swept:  # a sweep goes on to the very end
+                    slot.gate.crash_call = 0
                 slot.gate.resume()
                 if self.options.restart:
                     slot.gate.crash("restarted")
@@ -358,15 +369,21 @@ class World:
         gate = Gate(f"{slot.name}.{slot.lives}", scope, self.trace, self.marks)
         stop = trio.Event()
         slot.gate, slot.stop = gate, stop
+        self.lives.append(gate)
         with scope:
             self.trace.note(gate.name, "start")
             async with trio.open_nursery() as nursery:
                 if not self._healed:
                     self._draw_troubles(nursery, slot, gate)
+                if self.swept:
+                    self._draw_swept(nursery, slot, gate, stop)
+                token = RUNNING.set(gate)
                 try:
                     await self._run(slot, gate, stop)
                 except Exception as caught:  # whatever it is, it ends this process
                     error = caught
+                finally:
+                    RUNNING.reset(token)
                 nursery.cancel_scope.cancel()
         slot.gate = slot.stop = None
         if gate.dead:
@@ -432,6 +449,23 @@ class World:
         if draws.chance("process.pause", faults.pause, *life):
             length_s = 1 + draws.below("process.pause_s", faults.pause_s_max, *life)
             nursery.start_soon(self._pause_later, gate, self._moment("pause", life), length_s)
+
+    def _draw_swept(self, nursery: trio.Nursery, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
+        """Where the sweep has this life end. Its draws have values only by changes."""
+        draws, life = self.draws, (slot.name, slot.lives)
+        if draws.chance("sweep.at_call", 0.0, *life):
+            gate.crash_call = 1 + draws.below("sweep.call", SWEEP_MAX, *life)
+            gate.crash_after = draws.chance("sweep.after", 0.0, *life)
+        if draws.chance("sweep.at_step", 0.0, *life):
+            gate.last_step = 1 + draws.below("sweep.step", SWEEP_MAX, *life)
+        if draws.chance("sweep.stop", 0.0, *life):
+            gate.stop = stop
+        # It is there in every life, so that all swept runs have the same tasks up to that point.
+        nursery.start_soon(self._watch_stop, slot, gate, stop)
+
+    async def _watch_stop(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
+        await stop.wait()
+        await self._stop_in_time(slot, gate)
 
     def _moment(self, what: str, life: tuple[str, int]) -> float:
         bound = self.options.process.crash_s_max * 1000
@@ -570,6 +604,8 @@ def run_world(
     clock = WorldClock()
     world = World(draws, options, clock)
     scheduler = Scheduler(_strategy(options.schedule, draws))
+    if world.swept:
+        scheduler.queue.before_step = count_step
     _load()
     ZoneInfo(options.practice.zone)  # reads a file, which no run may; it is kept
     try:

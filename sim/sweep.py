@@ -1,0 +1,230 @@
+"""The exhaustive sweep: a run is recorded, then run again once for each place where a process may end.
+
+There is a place before each call to the outside, one after its effect and before its answer, and one
+before each step of any task of the process, which is every ``await`` that it comes back from. At each
+place the process crashes in one run, and in another one it is asked to stop. Up to there that run is
+the recorded one, draw by draw; what follows must satisfy every check.
+
+Where a process ends is told by keyed draws that only a change can make. So a place of the sweep is a
+world with a few changes, and can be replayed, shrunk and kept like any other.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import time
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import msgspec
+
+from holdfast.sim.checks import Violation
+from holdfast.sim.world import run_world
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Where = Literal["before", "after", "step"]
+End = Literal["crash", "stop"]
+
+WHERES: Final[tuple[Where, ...]] = get_args(Where)
+ENDS: Final[tuple[End, ...]] = get_args(End)
+
+CHUNK: Final = 20
+"""Runs handed to a process at a time."""
+
+ON: Final = "sweep.on()"
+"""The draw that makes a world count the steps of its processes."""
+
+
+class Base(msgspec.Struct, frozen=True):
+    """A run that is swept. It is best without faults: each of its places gets one of its own."""
+
+    seed: int
+    scenario: str
+    groups: tuple[str, ...] = ()
+
+
+class Life(msgspec.Struct, frozen=True):
+    """One life of a process, as it was recorded.
+
+    Attributes:
+      process: Such as ``booking-1``.
+      number: Which of its lives, from 1.
+      calls: What it called outside, in order.
+      answered: Which of these came back, by number from 1.
+      steps: How often one of its tasks ran on.
+    """
+
+    process: str
+    number: int
+    calls: tuple[str, ...]
+    answered: tuple[int, ...]
+    steps: int
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where one process ends in one run.
+
+    Attributes:
+      where: Before a call, after its effect, or before a step.
+      number: Which call or step of that life, from 1.
+      what: What is called; "" for a step.
+      end: How it ends.
+    """
+
+    base: Base
+    process: str
+    life: int
+    where: Where
+    number: int
+    what: str
+    end: End
+
+    @property
+    def kind(self) -> str:
+        """What it is counted under, such as ``booking crash before``."""
+        return f"{self.process.partition('-')[0]} {self.end} {self.where}"
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """The keyed draws that make this run of the recorded one."""
+        life = (self.process, self.life)
+        changes = {ON: 1}
+        if self.where == "step":
+            changes |= {f"sweep.at_step{life!r}": 1, f"sweep.step{life!r}": self.number - 1}
+        else:
+            changes |= {f"sweep.at_call{life!r}": 1, f"sweep.call{life!r}": self.number - 1}
+            changes |= {f"sweep.after{life!r}": 1} if self.where == "after" else {}
+        return changes | ({f"sweep.stop{life!r}": 1} if self.end == "stop" else {})
+
+    def __str__(self) -> str:
+        of = f"call {self.number}, {self.what}" if self.what else f"{self.number}"
+        return (
+            f"seed {self.base.seed}, {self.base.scenario}: {self.process}.{self.life} "
+            f"{self.end} {self.where} {of}"
+        )
+
+
+class Sweep(msgspec.Struct):
+    """What became of all runs of a sweep.
+
+    Attributes:
+      kinds: How many places of each kind were tried.
+      missed: Places that a run never came to: the sweep itself is broken.
+      violations: What failed where, in the order of the places.
+      wall_s: How long it took.
+    """
+
+    kinds: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    missed: list[Place] = msgspec.field(default_factory=list[Place])
+    violations: list[tuple[Place, Violation]] = msgspec.field(
+        default_factory=list[tuple[Place, Violation]]
+    )
+    wall_s: float = 0.0
+
+    @property
+    def runs(self) -> int:
+        """How many places were tried."""
+        return sum(self.kinds.values())
+
+    @property
+    def holds(self) -> bool:
+        """Whether every place was reached and every check held."""
+        return not self.missed and not self.violations
+
+
+class _Tried(msgspec.Struct, frozen=True):
+    struck: int
+    violation: Violation | None
+
+
+def record(base: Base) -> list[Life]:
+    """Run *base* as it is; what each life of each process did.
+
+    Raises:
+      ValueError: It fails by itself, so there is nothing to sweep.
+    """
+    result, world = run_world(base.seed, base.scenario, base.groups, changes={ON: 1})
+    if result.violation is not None:
+        raise ValueError(
+            f"seed {base.seed}, {base.scenario}: {result.violation.check} fails without the sweep: "
+            f"{result.violation.details}"
+        )
+    lives: list[Life] = []
+    for gate in world.lives:
+        process, _, number = gate.name.partition(".")
+        lives.append(Life(process, int(number), tuple(gate.made), tuple(gate.answered), gate.steps))
+    return lives
+
+
+def places_of(
+    base: Base, wheres: Sequence[Where] = WHERES, ends: Sequence[End] = ENDS
+) -> list[Place]:
+    """Every place in *base* where a process may end, life by life."""
+    return [
+        Place(base, life.process, life.number, where, number, what, end)
+        for life in record(base)
+        for where in wheres
+        for number, what in _numbers(life, where)
+        for end in ends
+    ]
+
+
+def _numbers(life: Life, where: Where) -> list[tuple[int, str]]:
+    match where:
+        case "before":
+            return list(enumerate(life.calls, 1))
+        case "after":
+            return [(number, life.calls[number - 1]) for number in life.answered]
+        case "step":
+            return [(number, "") for number in range(1, life.steps + 1)]
+
+
+def sweep(
+    places: Sequence[Place],
+    processes: int = 1,
+    progress: Callable[[Sweep], None] | None = None,
+) -> Sweep:
+    """Let a process end at each of *places*, in a run for each.
+
+    Args:
+      places: See :func:`places_of`.
+      processes: How many runs at a time.
+      progress: Called after each.
+    """
+    swept = Sweep()
+    begin = time.monotonic()
+    for place, tried in zip(places, _tried(places, processes), strict=True):
+        swept.kinds[place.kind] = swept.kinds.get(place.kind, 0) + 1
+        if tried.violation is not None:
+            swept.violations.append((place, tried.violation))
+        if tried.struck != 1:
+            swept.missed.append(place)
+        swept.wall_s = time.monotonic() - begin
+        if progress is not None:
+            progress(swept)
+    return swept
+
+
+def _tried(places: Sequence[Place], processes: int) -> Iterator[_Tried]:
+    chunks = [list(places[at : at + CHUNK]) for at in range(0, len(places), CHUNK)]
+    if processes <= 1:
+        for chunk in chunks:
+            yield from _try_chunk(chunk)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for tried in pool.imap(_try_chunk, chunks):
+            yield from tried
+
+
+def _try_chunk(places: list[Place]) -> list[_Tried]:
+    found = [_try(place) for place in places]
+    gc.collect()  # what a run leaves behind are cycles: tasks, scopes, tracebacks
+    return found
+
+
+def _try(place: Place) -> _Tried:
+    base = place.base
+    result, world = run_world(base.seed, base.scenario, base.groups, changes=place.changes)
+    return _Tried(sum(gate.struck for gate in world.lives), result.violation)
