@@ -14,8 +14,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import trio
 import msgspec
+import trio
 
 from holdfast.actors.ports import (
     GENESIS,
