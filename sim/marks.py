@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from holdfast.sim.faults import SERVER_FAULTS
+from holdfast.sim.provider_faults import PROVIDER_MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,18 +55,7 @@ MARKS: Final[Mapping[str, str]] = {
     "mail_failed": "a message could not be delivered and was reported so",
     "mail_duplicate": "a message was delivered already",
     # provider
-    "provider_timeout_before": "a provider call timed out without effect",
-    "provider_timeout_after": "a provider call timed out with effect",
-    "provider_late": "a provider call took effect after its caller had given up",
-    "provider_error_before": "a provider call failed without effect",
-    "provider_error_after": "a provider call failed with effect",
-    "provider_busy": "the provider turned a call away",
-    "provider_pending": "the provider did not know yet",
-    "provider_stale": "the provider told an old status",
-    "provider_outage": "the provider was away",
-    "provider_lapsed": "a preauthorization lapsed at the provider",
-    "provider_same_key": "a key came to the provider again",
-    "provider_never_heard": "the provider had never heard of a payment",
+    **PROVIDER_MARKS,
     # processes
     "crash_at_call": "a process crashed at a call to the outside",
     "crash_after_effect": "a process crashed after a call's effect, before its answer",

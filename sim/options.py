@@ -7,6 +7,7 @@ other. Options are printed with a failing seed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import msgspec
@@ -20,7 +21,7 @@ from holdfast.sim.crowd import CrowdOptions
 from holdfast.sim.faults import ServerFaults, draw_server_faults
 from holdfast.sim.mailer import MailerFaults
 from holdfast.sim.processes import ProcessFaults
-from holdfast.sim.provider import ProviderFaults
+from holdfast.sim.provider_faults import ProviderFaults, draw_provider_faults
 from holdfast.transport.pool import ServerOptions
 
 if TYPE_CHECKING:
@@ -165,7 +166,9 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         booking=_booking(draws),
         payment=_payment(draws),
         notification=_notification(draws),
-        provider=_provider(draws, swarm, scenario, fault_s),
+        provider=draw_provider_faults(
+            draws, partial(swarm.share, "provider"), scenario, START_MS, fault_s
+        ),
         mailer=MailerFaults(
             error_before=swarm.share("mailer", "mailer.error_before", 0.3),
             error_after=swarm.share("mailer", "mailer.error_after", 0.3),
@@ -298,37 +301,6 @@ def _payment(draws: Draws) -> PaymentOptions:
 
 def _notification(draws: Draws) -> NotificationOptions:
     return msgspec.convert(_executor(draws, "notification"), NotificationOptions)
-
-
-def _provider(draws: Draws, swarm: _Swarm, scenario: str, fault_s: int) -> ProviderFaults:
-    bad = 3.0 if scenario == "outages" else 1.0
-    shares = {
-        name: min(bad * swarm.share("provider", f"provider.{name}", greatest), 0.6)
-        for name, greatest in (
-            ("pending", 0.3),
-            ("timeout_before", 0.15),
-            ("timeout_after", 0.15),
-            ("late", 0.15),
-            ("error_before", 0.15),
-            ("error_after", 0.15),
-            ("busy", 0.15),
-            ("stale", 0.3),
-            ("lapse", 0.2),
-        )
-    }
-    outages: list[tuple[int, int]] = []
-    if swarm.share("provider", "provider.outages", 1.0):
-        for number in range(draws.between("provider.outages", 1, 2)):
-            begin_ms = START_MS + 1000 * draws.below("provider.outage_begin_s", fault_s, number)
-            length_s = draws.between("provider.outage_s", 1, 60, number)
-            outages.append((begin_ms, begin_ms + length_s * 1000))
-    fixed = ProviderFaults(
-        decline=0.5 if scenario == "payment-failures" else 0.15,
-        late_s_max=draws.between("provider.late_s_max", 1, 25),
-        latency_ms_max=draws.pick("provider.latency_ms_max", (100, 10, 3_000)),
-        outages=tuple(outages),
-    )
-    return msgspec.structs.replace(fixed, **shares)
 
 
 def _process(draws: Draws, swarm: _Swarm, scenario: str) -> ProcessFaults:

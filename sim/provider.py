@@ -6,18 +6,21 @@ not depend on what happens to others. A call has two delays, before its effect a
 so that a crash or a timeout can strike on either side of the effect.
 
 It never does what no provider may: a call takes effect within ``late_s_max`` of being made, which is
-less than the practice's ``check_settle_s``; a status is stale for ``stale_s_max`` at most.
+less than the practice's ``check_settle_s``; a status is stale for ``stale_s_max`` at most; there is one
+payment for each reference, whatever becomes of keys; and who is refused for good is told so until the
+hold lapses.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import trio
 
 from holdfast.actors.payment.ledger import Capture, Hold, Ledger, Refund, Settle, Void
 from holdfast.actors.ports import ProviderAnswer, ProviderUnavailableError
+from holdfast.sim.provider_faults import FAULTS, ProviderFaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,65 +28,22 @@ if TYPE_CHECKING:
     from holdfast.actors.payment.ledger import Call, Change, Payment, Reply
     from holdfast.sim.draws import Draws
     from holdfast.sim.marks import Marks
+    from holdfast.sim.provider_faults import Fault
     from holdfast.sim.trace import Trace
 
-Kind = Literal["hold", "capture", "void", "refund", "status"]
-Fault = Literal["timeout_before", "timeout_after", "late", "error_before", "error_after", "busy"]
+__all__ = ["ProviderCall", "ProviderFaults", "SimProvider"]
 
-FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
+Kind = Literal["hold", "capture", "void", "refund", "status"]
+Drawn = tuple[Kind, str, int]
+"""Which call it is: its kind, its payment, and its number among those."""
 
 SILENCE_S: Final = 900.0
 """How long a call without an answer hangs, if its caller lets it."""
 
-HEALED_LATENCY_MS_MAX: Final = 100
-
 LAPSE_KEY: Final = "provider:lapse:"
 """Begins the keys of voids that the provider made by itself."""
 
-
-class ProviderFaults(msgspec.Struct, frozen=True):
-    """How the provider behaves. Shares are of calls, from 0 to 1.
-
-    Attributes:
-      decline: Share of holds declined.
-      pending: Share of holds on which it decides later.
-      settle_s_max: Longest time until it has decided on those.
-      timeout_before: No effect, no answer.
-      timeout_after: Effect, no answer.
-      late: No answer, and the effect after up to ``late_s_max``.
-      error_before: A 5xx without effect.
-      error_after: A 5xx with effect.
-      busy: A 429, without effect.
-      stale: Share of status calls that tell what was before the last change.
-      stale_s_max: How old such an answer may be.
-      lapse: Share of holds that lapse.
-      lapse_s_max: Longest time until they do.
-      latency_ms_max: Longest time before the effect, and before the answer.
-      outages: (begin, end) in milliseconds of the world's time; nothing works then.
-    """
-
-    decline: float = 0.1
-    pending: float = 0.0
-    settle_s_max: int = 60
-    timeout_before: float = 0.0
-    timeout_after: float = 0.0
-    late: float = 0.0
-    late_s_max: int = 20
-    error_before: float = 0.0
-    error_after: float = 0.0
-    busy: float = 0.0
-    stale: float = 0.0
-    stale_s_max: int = 10
-    lapse: float = 0.0
-    lapse_s_max: int = 300
-    latency_ms_max: int = 100
-    outages: tuple[tuple[int, int], ...] = ()
-
-    def healed(self) -> ProviderFaults:
-        """The same customers' cards, no faults, and answers before any caller gives up."""
-        return ProviderFaults(
-            self.decline, latency_ms_max=min(self.latency_ms_max, HEALED_LATENCY_MS_MAX)
-        )
+WRONG_CENTS_MAX: Final = 500
 
 
 class ProviderCall(msgspec.Struct, frozen=True):
@@ -101,6 +61,14 @@ class ProviderCall(msgspec.Struct, frozen=True):
     key: str
     refused: str
     first: bool
+
+
+class _Ledger(Ledger):
+    """A ledger that can forget a key, as providers do after a while."""
+
+    def forget(self, key: str) -> None:
+        """Take the next call under *key* for a new one."""
+        self._replies.pop(key, None)
 
 
 class SimProvider:
@@ -130,14 +98,21 @@ class SimProvider:
         self._nursery = nursery
         self._now_ms = now_ms
         self._attempts: dict[tuple[Kind, str], int] = {}
-        self._keys: dict[str, None] = {}
+        self._keys: dict[str, int] = {}  # how often each was used
+        self._last: dict[str, ProviderAnswer] = {}  # what was answered to each
+        self._refusals: dict[str, str] = {}  # by key: a refusal is remembered as any other answer
+        self._refused: dict[tuple[Kind, str], int] = {}
+        self._arrived: dict[int, int] = {}  # by an outage's end: how many calls came in then
+        self._unanswered: dict[str, None] = {}
         self._holds_of: dict[str, int] = {}  # which of its customer's payments it is
         self._numbers: dict[str, int] = {}
         self._before: dict[str, tuple[Payment | None, int]] = {}
         self.faults = faults
-        self.book_of_record = Ledger()
+        self.book_of_record = _Ledger()
         self.calls: list[ProviderCall] = []
         self.lapsed: dict[str, None] = {}
+        self.turned_away: dict[str, None] = {}
+        """Payments whose hold was refused for its key, so that there is none."""
         self.under_way = 0
         """Effects and decisions that are still to come."""
 
@@ -190,75 +165,182 @@ class SimProvider:
     async def _call(self, kind: Kind, payment: str, call: Call | None) -> ProviderAnswer:
         number = self._attempts.get((kind, payment), 0) + 1
         self._attempts[kind, payment] = number
-        drawn = (kind, payment, number)
+        drawn: Drawn = (kind, payment, number)
         fault = self._fault(drawn)
         await self._latency("before", drawn)
-        if self._is_out():
-            self._marks.hit("provider_outage")
-            self._trace.fault("provider", "outage", f"{kind} {payment}")
-            raise ProviderUnavailableError("the provider cannot be reached")
+        if end_ms := self._outage_end():
+            await self._away(end_ms, drawn, call)
         if fault:
-            self._marks.hit(f"provider_{fault}")
-            self._trace.fault("provider", fault, f"{kind} {payment}")
+            self._note(fault, drawn)
+            self._unanswered[payment] = None
         if fault == "late":
-            delay_s = 1 + self._draws.below("provider.late_s", self.faults.late_s_max, *drawn)
-            self._nursery.start_soon(self._later, delay_s, kind, call)
+            delay_ms = 1000 + self._below_s("provider.late_s", self.faults.late_s_max, drawn)
+            self._nursery.start_soon(self._later, delay_ms, fault, kind, call)
         if fault in ("late", "timeout_before"):
             await self._silence()
         if fault in ("error_before", "busy"):
             raise ProviderUnavailableError(f"the provider answered: {fault}")
+        before = self.book_of_record.payment(payment)
         answer = self._status(payment, drawn) if call is None else self._carry_out(kind, call)
-        if fault == "timeout_after":
-            await self._silence()
-        if fault == "error_after":
-            raise ProviderUnavailableError("the provider answered: error_after")
+        if fault:
+            if self.book_of_record.payment(payment) is not before:
+                self._marks.hit(f"provider_{fault}_mattered")
+            await self._hide(fault, drawn, call)
         await self._latency("after", drawn)
-        return answer
+        if answer.status == "declined" and payment in self._unanswered:
+            self._marks.hit("provider_declined_unanswered")
+        return self._told(answer, drawn)
 
-    def _fault(self, drawn: tuple[Kind, str, int]) -> Fault | Literal[""]:
+    def _fault(self, drawn: Drawn) -> Fault | Literal[""]:
         for fault in FAULTS:
             share: float = getattr(self.faults, fault)
             if self._draws.chance(f"provider.{fault}", share, *drawn):
                 return fault
         return ""
 
-    def _is_out(self) -> bool:
-        now = self._now_ms()
-        return any(begin <= now < end for begin, end in self.faults.outages)
+    def _note(self, fault: str, drawn: Drawn) -> None:
+        self._marks.hit(f"provider_{fault}")
+        self._trace.fault("provider", fault, f"{drawn[0]} {drawn[1]}")
 
-    async def _latency(self, side: str, drawn: tuple[Kind, str, int]) -> None:
+    async def _hide(self, fault: Fault, drawn: Drawn, call: Call | None) -> None:
+        """Let nobody know what a call did."""
+        if fault == "timeout_after":
+            await self._silence()
+        if call is not None and self._draws.chance(
+            "provider.unremembered", self.faults.unremembered, *drawn
+        ):
+            self._note("unremembered", drawn)
+            self._forget(call.key)
+        raise ProviderUnavailableError(f"the provider answered: {fault}")
+
+    def _outage_end(self) -> int:
+        """When the outage ends that is now; 0 where there is none."""
+        now = self._now_ms()
+        return max((end for begin, end in self.faults.outages if begin <= now < end), default=0)
+
+    async def _away(self, end_ms: int, drawn: Drawn, call: Call | None) -> None:
+        """Fail, at once or by silence; what waits at the door comes in when the outage ends."""
+        self._note("outage", drawn)
+        self._unanswered[drawn[1]] = None
+        wait_ms = end_ms - self._now_ms()
+        soon = wait_ms <= self.faults.late_s_max * 1000
+        if soon and self._draws.chance("provider.held", self.faults.held, *drawn):
+            self._nursery.start_soon(self._later, wait_ms, "held", drawn[0], call)
+            await self._silence()
+        raise ProviderUnavailableError("the provider cannot be reached")
+
+    async def _latency(self, side: str, drawn: Drawn) -> None:
         bound = self.faults.latency_ms_max + 1
         await trio.sleep(self._draws.below(f"provider.{side}_ms", bound, *drawn) / 1000)
+
+    def _below_s(self, label: str, bound_s: int, drawn: Drawn) -> int:
+        """A time in milliseconds, of whole seconds."""
+        return 1000 * self._draws.below(label, bound_s, *drawn)
 
     async def _silence(self) -> None:
         await trio.sleep(SILENCE_S)
         raise ProviderUnavailableError("the provider never answered")
 
-    async def _later(self, delay_s: int, kind: Kind, call: Call | None) -> None:
+    async def _later(self, delay_ms: int, why: str, kind: Kind, call: Call | None) -> None:
         self.under_way += 1
-        await trio.sleep(delay_s)
-        if call is not None:
-            self._carry_out(kind, call)
+        await trio.sleep(delay_ms / 1000)
         self.under_way -= 1
+        if call is None:
+            return
+        if why == "held":
+            now = self._now_ms()
+            self._arrived[now] = self._arrived.get(now, 0) + 1
+            self._note("burst" if self._arrived[now] == 2 else "held", (kind, call.reference, 0))
+        before = self.book_of_record.payment(call.reference)
+        self._carry_out(kind, call)
+        if self.book_of_record.payment(call.reference) is not before:
+            self._marks.hit(f"provider_{why}_mattered")
+
+    def _told(self, answer: ProviderAnswer, drawn: Drawn) -> ProviderAnswer:
+        """The answer as it comes back."""
+        if answer.amount_cents and self._draws.chance(
+            "provider.wrong_amount", self.faults.wrong_amount, *drawn
+        ):
+            self._note("wrong_amount", drawn)
+            more = 1 + self._draws.below("provider.wrong_cents", WRONG_CENTS_MAX, *drawn)
+            return msgspec.structs.replace(answer, amount_cents=answer.amount_cents + more)
+        return answer
 
     # -- effects -----------------------------------------------------------
 
     def _carry_out(self, kind: Kind, call: Call) -> ProviderAnswer:
-        first = call.key not in self._keys
-        self._keys[call.key] = None
-        if not first:
-            self._marks.hit("provider_same_key")
-        reply = self._apply(call)
-        details = f"{call.reference} {call.key} {reply.refused or 'done'}"
-        order = self._trace.note("provider", kind, details)
-        self.calls.append(ProviderCall(order, kind, call.reference, call.key, reply.refused, first))
-        payment = reply.payment
-        if kind == "hold" and first and payment is not None:
-            if payment.status == "pending":
-                self._nursery.start_soon(self._settle_later, payment.reference)
-            elif payment.status == "authorized":
-                self._lapse_some(payment.reference)
-        return _answer_to(reply)
+        key, reference = call.key, call.reference
+        times = self._keys[key] = self._keys.get(key, 0) + 1
+        expired = times > 1 and self._expire(call, times)
+        refused = self._refusal(kind, call)
+        if refused:
+            known = self.book_of_record.payment(reference)
+            answer = ProviderAnswer("failed", known.id if known else "", refused)
+        else:
+            reply = self._apply(call)
+            refused, answer = reply.refused, _answer_to(reply)
+        if expired and answer != self._last.get(key):
+            self._marks.hit("provider_key_expired_mattered")
+        self._last[key] = answer
+        order = self._trace.note("provider", kind, f"{reference} {key} {refused or 'done'}")
+        self.calls.append(ProviderCall(order, kind, reference, key, refused, times == 1))
+        if kind == "hold" and times == 1 and answer.status == "pending":
+            self._nursery.start_soon(self._settle_later, reference)
+        elif kind == "hold" and times == 1 and answer.status == "authorized":
+            self._lapse_some(reference)
+        return answer
+
+    def _expire(self, call: Call, times: int) -> bool:
+        """Forget a key that comes again, or answer it as before."""
+        self._marks.hit("provider_same_key")
+        if not self._draws.chance("provider.key_expired", self.faults.key_expired, call.key, times):
+            return False
+        self._marks.hit("provider_key_expired")
+        self._trace.fault("provider", "key_expired", call.key)
+        self._forget(call.key)
+        return True
+
+    def _forget(self, key: str) -> None:
+        self.book_of_record.forget(key)
+        if self._refusals.get(key) != "key_reused":
+            self._refusals.pop(key, None)
+
+    def _refusal(self, kind: Kind, call: Call) -> str:
+        """Why the bank, or the key, does not let the call have an effect; "" where they do."""
+        known = self._refusals.get(call.key)
+        if known is None:
+            known = self._new_refusal(kind, call)
+            if known:
+                self._refusals[call.key] = known
+        return known
+
+    def _new_refusal(self, kind: Kind, call: Call) -> str:
+        if self._keys[call.key] == 1 and self._draws.chance(
+            "provider.key_taken", self.faults.key_taken, call.key
+        ):
+            self._note("key_taken", (kind, call.reference, 1))
+            if kind == "hold":
+                self.turned_away[call.reference] = None
+            return "key_reused"
+        payment = self.book_of_record.payment(call.reference)
+        if kind not in ("capture", "void") or payment is None or payment.status != "authorized":
+            return ""
+        drawn = (kind, call.reference)
+        if not self._draws.chance("provider.refused", self.faults.refused, *drawn):
+            return ""
+        for_good = self._draws.chance(
+            "provider.refused_for_good", self.faults.refused_for_good, *drawn
+        )
+        times = self._refused.get(drawn, 0)
+        bound = 1 + self._draws.below("provider.refused_times", self.faults.refused_max, *drawn)
+        if times >= bound and not for_good:
+            return ""
+        self._refused[drawn] = times + 1
+        self._note(f"{kind}_refused", (kind, call.reference, times + 1))
+        if for_good and not times:
+            self._marks.hit("provider_refused_for_good")
+            self._nursery.start_soon(self._lapse_later, call.reference)
+        return f"{kind}_refused"
 
     def _apply(self, change: Change) -> Reply:
         before = self.book_of_record.payment(change.reference)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -62,6 +64,7 @@ async def hold(provider: SimProvider) -> str:
         ("error_before", False),
         ("error_after", True),
         ("busy", False),
+        ("busy_after", True),
     ],
 )
 def test_a_fault_hides_the_answer_and_its_side_decides_the_effect(fault: str, effect: bool) -> None:
@@ -131,6 +134,104 @@ def test_nothing_works_in_an_outage_and_everything_after_healing() -> None:
         assert await hold(provider) == ""
         provider.heal()
         assert await hold(provider) == "authorized"
+
+    live(faults, story)
+
+
+def test_a_key_that_the_provider_forgot_is_decided_anew_and_moves_no_money_twice() -> None:
+    """The reference is unique for ever, whatever becomes of keys: so forgetting one does no harm."""
+
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "authorized"
+        assert (await provider.void("b:p1", "key-2")).status == "voided"
+        assert await hold(provider) == "voided"  # not the first answer: that is forgotten
+        assert (await provider.void("b:p1", "key-2")).status == "voided"
+
+    provider = live(with_fault("key_expired"), story)
+    assert provider.book_of_record.totals()["EUR"].authorized == 5_000
+    assert [call.first for call in provider.calls] == [True, True, False, False]
+
+
+def test_a_failed_call_may_leave_no_key_behind() -> None:
+    faults = msgspec.structs.replace(with_fault("error_after"), unremembered=1.0)
+
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == ""
+        provider.heal()
+        assert (await provider.void("b:p1", "key-2")).status == "voided"
+        assert await hold(provider) == "voided"
+
+    live(faults, story)
+
+
+def test_a_key_that_somebody_else_used_is_refused_however_often_it_comes() -> None:
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "failed"
+        provider.heal()
+        assert await hold(provider) == "failed"
+        assert (await provider.status("b:p1")).status == "none"
+
+    assert list(live(with_fault("key_taken"), story).turned_away) == ["b:p1"]
+
+
+@pytest.mark.parametrize("kind", ["capture", "void"])
+def test_a_refused_call_succeeds_under_a_later_key(kind: str) -> None:
+    async def once(provider: SimProvider, key: str) -> str:
+        if kind == "capture":
+            return (await provider.capture("b:p1", 5_000, key)).status
+        return (await provider.void("b:p1", key)).status
+
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "authorized"
+        provider.heal()  # a bank's refusal is no fault that heals
+        answers = [await once(provider, "key-2"), await once(provider, "key-2")]
+        assert answers == ["failed", "failed"]
+        assert (await provider.status("b:p1")).status == "authorized"
+        answers = [await once(provider, f"key-{number}") for number in range(3, 3 + 3)]
+        assert answers[-1] == ("captured" if kind == "capture" else "voided")
+
+    live(with_fault("refused"), story)
+
+
+def test_who_is_refused_for_good_is_refused_until_the_hold_lapses() -> None:
+    faults = msgspec.structs.replace(with_fault("refused"), refused_for_good=1.0)
+
+    async def story(provider: SimProvider) -> None:
+        assert await hold(provider) == "authorized"
+        for number in range(9):
+            assert (await provider.capture("b:p1", 5_000, f"key-{number}")).status == "failed"
+        await trio.sleep(provider.faults.lapse_s_max)
+        assert (await provider.capture("b:p1", 5_000, "key-9")).status == "voided"
+
+    assert list(live(faults, story).lapsed) == ["b:p1"]
+
+
+def test_a_wrong_amount_is_only_told() -> None:
+    async def story(provider: SimProvider) -> None:
+        answer = await provider.preauthorize("b:p1", 5_000, "EUR", "K1", "key-1")
+        assert answer.status == "authorized"
+        assert answer.amount_cents > 5_000
+
+    assert live(with_fault("wrong_amount"), story).book_of_record.totals()["EUR"].held == 5_000
+
+
+def test_what_waits_at_the_door_comes_in_at_once_when_an_outage_ends() -> None:
+    now = WorldClock().now_ms()
+    faults = ProviderFaults(decline=0.0, outages=((now, now + 30_000),), held=1.0, late_s_max=20)
+
+    async def ask(provider: SimProvider, number: int) -> None:
+        with trio.move_on_after(3.0), contextlib.suppress(ProviderUnavailableError):
+            await provider.preauthorize(f"b:p{number}", 100, "EUR", f"K{number}", f"k{number}")
+
+    async def story(provider: SimProvider) -> None:
+        await ask(provider, 0)  # too early: no call may take effect so late
+        await trio.sleep(10.0)
+        for number in (1, 2, 3):
+            await ask(provider, number)
+        assert provider.under_way == 3
+        assert len(provider.book_of_record) == 0
+        await trio.sleep(30.0 - 19.0)
+        assert len(provider.book_of_record) == 3
 
     live(faults, story)
 
