@@ -2,14 +2,19 @@
 
 Counts are fixed, never bounded by the clock. Seeds are handed out in chunks, results come back in the
 order of the seeds, and the first violation by seed is the one that is reported, however many processes
-there are.
+there are. Who runs them until something fails gives seeds without end: no more than a few chunks are
+under way at a time.
 """
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import time
+from collections import deque
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -21,7 +26,8 @@ from holdfast.sim.options import FAULT_GROUPS, SCENARIOS, Options, draw_options
 from holdfast.sim.world import Result, run_world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from multiprocessing.pool import AsyncResult
 
 CHUNK: Final = 10
 """Seeds handed to a process at a time."""
@@ -92,9 +98,11 @@ class Summary(msgspec.Struct):
 
 
 def jobs_of(
-    scenarios: Sequence[str], seeds: Sequence[int], groups: Sequence[str] = FAULT_GROUPS
-) -> list[Job]:
+    scenarios: Sequence[str], seeds: Iterable[int], groups: Sequence[str] = FAULT_GROUPS
+) -> Iterator[Job]:
     """The worlds to run: each seed once, the scenarios in turn. None means all of them.
+
+    Seeds may go on for ever.
 
     Raises:
       ValueError: There is no such scenario or group.
@@ -106,7 +114,7 @@ def jobs_of(
     for group in groups:
         if group not in FAULT_GROUPS:
             raise ValueError(f"there is no fault group {group!r}; see 'holdfast sim list'")
-    return [Job(seed, names[seed % len(names)], tuple(groups)) for seed in seeds]
+    return (Job(seed, names[seed % len(names)], tuple(groups)) for seed in seeds)
 
 
 def run_job(job: Job) -> Result:
@@ -120,24 +128,37 @@ def _run_chunk(jobs: list[Job]) -> list[Result]:
     return results
 
 
-def results_of(jobs: Sequence[Job], processes: int = 1) -> Iterator[Result]:
-    """What became of each of *jobs*, in their order."""
-    chunks = [list(jobs[at : at + CHUNK]) for at in range(0, len(jobs), CHUNK)]
+def results_of(jobs: Iterable[Job], processes: int = 1) -> Generator[tuple[Job, Result]]:
+    """Each of *jobs* with what became of it, in their order."""
+    jobs = iter(jobs)
+    chunks = iter(lambda: list(islice(jobs, CHUNK)), [])
     if processes <= 1:
         for chunk in chunks:
-            yield from _run_chunk(chunk)
+            for job in chunk:
+                yield job, run_job(job)
+            gc.collect()
         return
     # A fresh interpreter for each: what the parent has loaded or patched is none of their business.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for results in pool.imap(_run_chunk, chunks):
-            yield from results
+    # Ctrl-C is the parent's to hear; it ends them.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        under_way: deque[tuple[list[Job], AsyncResult[list[Result]]]] = deque()
+        while True:
+            for chunk in islice(chunks, 2 * processes - len(under_way)):
+                under_way.append((chunk, pool.apply_async(_run_chunk, (chunk,))))
+            if not under_way:
+                return
+            chunk, running = under_way.popleft()
+            yield from zip(chunk, running.get(), strict=True)
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     processes: int = 1,
     progress: Callable[[Summary], None] | None = None,
+    *,
     until_failure: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Summary:
     """Run *jobs* and sum up.
 
@@ -145,17 +166,19 @@ def run_jobs(
       jobs: Which worlds.
       processes: How many at a time.
       progress: Called after each.
-      until_failure: Stop at the first violation.
+      until_failure: End at the first violation.
+      stopped: Asked after each world; True ends it.
     """
     summary = Summary()
     begin = time.monotonic()
-    for job, result in zip(jobs, results_of(jobs, processes), strict=False):
-        summary.add(job, result)
-        summary.wall_s = time.monotonic() - begin
-        if progress is not None:
-            progress(summary)
-        if until_failure and summary.violations:
-            break
+    with closing(results_of(jobs, processes)) as results:
+        for job, result in results:
+            summary.add(job, result)
+            summary.wall_s = time.monotonic() - begin
+            if progress is not None:
+                progress(summary)
+            if stopped() or (until_failure and summary.violations):
+                break
     return summary
 
 

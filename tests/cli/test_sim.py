@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,18 +11,24 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli.app import app
-from holdfast.sim.checks import CHECKS, Checks
-from holdfast.sim.options import SCENARIOS
+from holdfast.sim import runner
+from holdfast.sim.cases import Case, read_case, write_case
+from holdfast.sim.checks import CHECKS
+from holdfast.sim.options import FAULTS, SCENARIOS
 from holdfast.sim.runner import Job, command_of
+from holdfast.sim.world import run_world
+from holdfast.transport import memory_log
 
 if TYPE_CHECKING:
-    from holdfast.sim.history import Written
+    from pathlib import Path
+
+    from holdfast.sim.world import Result
 
 
 def test_list_tells_what_there_is() -> None:
     done = CliRunner().invoke(app, ["sim", "list"])
     assert done.exit_code == 0
-    for name in (*SCENARIOS, *CHECKS, "provider"):
+    for name in (*SCENARIOS, *CHECKS, *FAULTS, *FAULTS.values()):
         assert name in done.stdout
 
 
@@ -43,17 +51,80 @@ def test_the_same_worlds_in_two_processes_give_the_same_counts() -> None:
     assert facts[0] == facts[1]
 
 
-def test_a_violation_exits_1_and_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Checks, book: str, written: Written) -> None:
-        self.fail("S1 no overlap", f"planted in {book}")
+@pytest.fixture
+def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug: commits are written whoever holds the book."""
 
-    monkeypatch.setattr(Checks, "on_commit", fail)
-    done = CliRunner().invoke(app, ["sim", "rivals", "--seeds", "4", "--faults", "process"])
+    def never(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(memory_log, "_fenced", never)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_fence")
+def test_a_failure_leaves_a_small_case_that_can_be_replayed(tmp_path: Path) -> None:
+    out = tmp_path / "failures"
+    arguments = ["sim", "rivals", "--seeds", "0", "--faults", "process", "--out", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    said = done.stdout.replace("\n", " ")
     assert done.exit_code == 1
-    assert "S1 no overlap" in done.stdout
-    assert "no member of staff has two appointments" in done.stdout
-    assert "planted in book1" in done.stdout
-    assert "holdfast sim rivals --seeds 4 --faults process" in done.stdout.replace("\n", "")
+    assert "S8 store" in said
+    assert "none writes after a newer" in said
+    assert "found by: holdfast sim rivals --seeds 0 --faults process" in said
+    assert "made smaller: 1 client events, 0 faults, 0 schedule deviations" in said
+    path = out / "rivals-0.json"
+    assert f"again: holdfast sim --replay {path}" in said
+    replayed = [CliRunner().invoke(app, ["sim", "--replay", str(path), "--json"]) for _ in range(2)]
+    facts = [msgspec.json.decode(once.stdout) for once in replayed]
+    assert [once.exit_code for once in replayed] == [1, 1]
+    assert (facts[0]["check"], facts[0]["unused"]) == ("S8 store", [])
+    assert facts[0]["digest"] == facts[1]["digest"]
+
+
+@pytest.mark.usefixtures("no_fence")
+def test_a_failure_can_be_left_as_it_is(tmp_path: Path) -> None:
+    arguments = ["sim", "rivals", "--seeds", "0", "--out", str(tmp_path), "--no-shrink", "--json"]
+    done = CliRunner().invoke(app, arguments)
+    facts = msgspec.json.decode(done.stdout)
+    assert (done.exit_code, facts["holds"], facts["held"]) == (1, False, 0)
+    assert facts["kept"]["runs"] == 0
+    case = read_case(tmp_path / "rivals-0.json")
+    assert (case.seed, case.changes, case.check) == (0, {}, "S8 store")
+
+
+def test_a_case_that_holds_exits_0(tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    write_case(path, Case(1, "mixed", (), {"no.such_draw()": 0}))
+    done = CliRunner().invoke(app, ["sim", "--replay", str(path)])
+    assert done.exit_code == 0
+    assert "no draw of this world is called no.such_draw()" in done.stdout
+    assert "every check held" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_fence")
+def test_until_failure_goes_on_beyond_the_seeds(tmp_path: Path) -> None:
+    arguments = ["--seeds", "0-0", "--faults", "none", "--until-failure", "--no-shrink", "--json"]
+    done = CliRunner().invoke(app, ["sim", "mixed", *arguments, "--out", str(tmp_path)])
+    facts = msgspec.json.decode(done.stdout)
+    assert done.exit_code == 1
+    assert facts["runs"] == facts["held"] + 1 == facts["violations"][0]["seed"] + 1 > 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_after_the_world_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(job: Job) -> Result:
+        if job.seed == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_world(job.seed, job.scenario, ())[0]
+
+    monkeypatch.setattr(runner, "run_job", run)
+    before = signal.getsignal(signal.SIGINT)
+    done = CliRunner().invoke(app, ["sim", "--until-failure", "--json"])
+    facts = msgspec.json.decode(done.stdout)
+    assert (done.exit_code, facts["interrupted"], facts["runs"]) == (130, True, 3)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(
@@ -63,6 +134,8 @@ def test_a_violation_exits_1_and_says_how_to_see_it_again(monkeypatch: pytest.Mo
         (["--faults", "gremlins"], "there is no fault group 'gremlins'"),
         (["--seeds", "9-3"], "the second must not be less"),
         (["--seeds", "many"], "give one number"),
+        (["--replay", "no-such-file"], "no-such-file cannot be read"),
+        (["rivals", "--replay", "no-such-file"], "name none beside it"),
     ],
 )
 def test_wrong_usage_is_one_sentence(arguments: list[str], sentence: str) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +14,7 @@ import typer
 from holdfast.cli.common import (
     EXIT_FAILED,
     EXIT_GOOD,
+    EXIT_INTERRUPTED,
     CliError,
     JsonOption,
     console,
@@ -17,8 +23,12 @@ from holdfast.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from rich.console import Console
 
+    from holdfast.cli.sim_failure import Failure
+    from holdfast.sim.cases import Size
     from holdfast.sim.runner import Job, Summary
 
 SEEDS_MAX = 10_000_000
@@ -41,11 +51,28 @@ def sim(
         str, typer.Option(help="Fault groups, with commas between; or all, or none.")
     ] = "all",
     until_failure: Annotated[
-        bool, typer.Option("--until-failure", help="Stop at the first violation.")
+        bool,
+        typer.Option(
+            "--until-failure",
+            help="Go on from the first seed until a check fails, or Ctrl-C.",
+        ),
+    ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option("--replay", metavar="CASE", help="Run the world of a case's file instead."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the case of a failure is written.")
+    ] = Path("sim-failures"),
+    no_shrink: Annotated[
+        bool, typer.Option("--no-shrink", help="Leave a failing world as large as it is.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the actors in simulated worlds, one for each seed. Exit 1 if a check fails.
+
+    Of the first failure the smallest case that fails so is written to a file. Put into
+    tests/sim/cases it is a regression test.
 
     Examples:
 
@@ -54,71 +81,189 @@ def sim(
       holdfast sim --seeds 0-999 --jobs 2
 
       holdfast sim rivals crashes --seeds 7 --faults process
+
+      holdfast sim --replay sim-failures/rivals-7.json
     """
     with errors_of_one_sentence():
-        code = (
-            _list(as_json)
-            if scenarios == ["list"]
-            else _run(scenarios or [], _seeds(seeds), jobs, faults, until_failure, as_json)
-        )
+        if replay is not None:
+            if scenarios:
+                raise CliError(
+                    "--replay runs the scenario that its case names: name none beside it"
+                )
+            code = _replay(replay, as_json)
+        elif scenarios == ["list"]:
+            code = _list(as_json)
+        else:
+            worlds = _worlds(scenarios or [], _seeds(seeds), faults, until_failure)
+            total = None if until_failure else len(_seeds(seeds))
+            night = _Night(worlds, total, jobs, until_failure)
+            code = night.run(None if as_json else console(), out, smaller=not no_shrink)
     raise typer.Exit(code)
 
 
-def _run(
-    scenarios: list[str],
-    seeds: range,
-    processes: int,
-    faults: str,
-    until_failure: bool,
-    as_json: bool,
-) -> int:
-    from holdfast.sim import runner
+def _worlds(scenarios: list[str], seeds: range, faults: str, until_failure: bool) -> Iterable[Job]:
+    from holdfast.sim.runner import jobs_of
 
     try:
-        worlds = runner.jobs_of(scenarios, seeds, _groups(faults))
+        return jobs_of(scenarios, count(seeds.start) if until_failure else seeds, _groups(faults))
     except ValueError as error:
         raise CliError(str(error)) from None
-    if as_json:
-        summary = runner.run_jobs(worlds, processes, until_failure=until_failure)
-        print_json(_facts(summary))
-    else:
-        out = console()
-        summary = _watch(out, worlds, processes, until_failure)
-        _print(out, summary)
-    return EXIT_FAILED if summary.violations else EXIT_GOOD
 
 
-def _watch(out: Console, worlds: list[Job], processes: int, until_failure: bool) -> Summary:
-    """Run with a line that tells how far it is."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+class _Night:
+    """Runs worlds until they are all run, one fails, or somebody has enough.
 
-    from holdfast.sim import runner
-    from holdfast.sim.marks import MARKS
+    Args:
+      worlds: Which.
+      total: How many; None for any number.
+      processes: At a time.
+      until_failure: Whether the first failure ends it.
+    """
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=out, transient=True) as bars:
-        task = bars.add_task("", total=len(worlds))
+    def __init__(
+        self, worlds: Iterable[Job], total: int | None, processes: int, until_failure: bool
+    ) -> None:
+        self._worlds, self._total = worlds, total
+        self._processes, self._until_failure = processes, until_failure
+        self._interrupted = False
 
-        def show(summary: Summary) -> None:
-            text = (
-                f"{summary.seeds_per_s:.0f} seeds/s, {summary.virtual_ratio:,.0f} times real time, "
-                f"{len(summary.marks)} of {len(MARKS)} marks, {len(summary.violations)} violations"
+    def run(self, out: Console | None, folder: Path, *, smaller: bool) -> int:
+        """Run them, and keep the first failure in *folder*; the exit code.
+
+        Args:
+          out: Where to say so; None prints one line of JSON in the end.
+          folder: Where the case is written.
+          smaller: Whether to look for the smallest.
+        """
+        from holdfast.cli import sim_failure
+
+        with self._stoppable():
+            summary = self._watch(out)
+            failure = None
+            if out is not None:
+                if self._interrupted:
+                    out.print("interrupted")
+                _print(out, summary)
+            if summary.violations:
+                job, violation = summary.violations[0]
+                with self._bar(out) as tell:
+                    failure = sim_failure.keep(
+                        job, violation, folder, smaller=smaller, progress=self._shrinking(tell)
+                    )
+        if out is None:
+            print_json(_facts(summary, failure, self._interrupted))
+        elif failure is not None:
+            sim_failure.show(out, failure)
+        if summary.violations:
+            return EXIT_FAILED
+        return EXIT_INTERRUPTED if self._interrupted else EXIT_GOOD
+
+    @contextmanager
+    def _stoppable(self) -> Generator[None]:
+        """Let the first Ctrl-C end the work after the world that runs, and a second one at once."""
+
+        def stop(_number: int, _frame: object) -> None:
+            self._interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _watch(self, out: Console | None) -> Summary:
+        """Run with a line that tells how far it is."""
+        from holdfast.sim.marks import MARKS
+        from holdfast.sim.runner import run_jobs
+
+        with self._bar(out) as tell:
+
+            def show(summary: Summary) -> None:
+                tell(
+                    summary.runs,
+                    f"{summary.seeds_per_s:.0f} seeds/s, {summary.virtual_ratio:,.0f} times real "
+                    f"time, {len(summary.marks)} of {len(MARKS)} marks, "
+                    f"{len(summary.violations)} violations",
+                )
+
+            return run_jobs(
+                self._worlds,
+                self._processes,
+                show,
+                until_failure=self._until_failure,
+                stopped=lambda: self._interrupted,
             )
-            bars.update(task, completed=summary.runs, description=text)
 
-        return runner.run_jobs(worlds, processes, show, until_failure)
+    def _shrinking(self, tell: Callable[[int, str], object]) -> Callable[[int, Size], None]:
+        def show(runs: int, size: Size) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            tell(runs, f"made smaller: {size}")
+
+        return show
+
+    @contextmanager
+    def _bar(self, out: Console | None) -> Generator[Callable[[int, str], object]]:
+        """A bar that is told how far things are."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        if out is None:
+            yield lambda _done, _text: None
+            return
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=out, transient=True) as bars:
+            task = bars.add_task("", total=self._total)
+            yield lambda done, text: bars.update(task, completed=done, description=text)
 
 
-def _facts(summary: Summary) -> dict[str, object]:
+def _replay(path: Path, as_json: bool) -> int:
+    """Run the world of a case."""
+    from rich.markup import escape
+
+    from holdfast.sim.cases import CaseError, read_case, run_case, size_of, unused
+    from holdfast.sim.runner import sentence_of
+
+    try:
+        case = read_case(path)
+    except CaseError as error:
+        raise CliError(str(error)) from None
+    result, world = run_case(case)
+    failed, size = result.violation, size_of(world)
+    if as_json:
+        facts = {
+            "holds": failed is None,
+            "case": case,
+            "check": failed.check if failed else "",
+            "details": failed.details if failed else "",
+            "size": size,
+            "events": result.events,
+            "digest": result.digest,
+            "unused": unused(case, world),
+        }
+        print_json(facts)
+        return EXIT_FAILED if failed else EXIT_GOOD
+    out = console()
+    out.print(f"seed {case.seed}, {case.scenario}: {size}; {result.events} events", highlight=False)
+    for name in unused(case, world):
+        out.print(f"  no draw of this world is called {escape(name)}", highlight=False)
+    if failed is None:
+        out.print("every check held")
+        return EXIT_GOOD
+    out.print(f"  fails: {failed.check}", highlight=False)
+    out.print(f"  should be: {sentence_of(failed)}", highlight=False)
+    out.print(f"  seen: {escape(failed.details)}", highlight=False)
+    return EXIT_FAILED
+
+
+def _facts(summary: Summary, failure: Failure | None, interrupted: bool) -> dict[str, object]:
     from holdfast.sim.runner import command_of
 
     return {
         "holds": not summary.violations,
+        "interrupted": interrupted,
         "runs": summary.runs,
+        "held": summary.runs - len(summary.violations),
         "wall_s": round(summary.wall_s, 3),
         "seeds_per_s": round(summary.seeds_per_s, 1),
         "events": summary.events,
@@ -136,6 +281,7 @@ def _facts(summary: Summary) -> dict[str, object]:
             }
             for job, violation in summary.violations
         ],
+        "kept": failure,
     }
 
 
@@ -158,34 +304,36 @@ def _print(out: Console, summary: Summary) -> None:
         out.print("every check held")
         return
     job, violation = summary.violations[0]
-    out.print(f"{len(summary.violations)} worlds in which a check failed; the first:")
+    failed = len(summary.violations)
+    out.print(
+        f"every check held in {summary.runs - failed:,} worlds, one failed in {failed}; the first:"
+    )
     out.print(f"  seed {job.seed}, {job.scenario}: {violation.check}", highlight=False)
     out.print(f"  should be: {sentence_of(violation)}", highlight=False)
     out.print(f"  seen: {escape(violation.details)}", highlight=False)
     out.print(f"  options: {escape(str(options_of(job)))}", highlight=False)
-    out.print(f"  again: {command_of(job)}", highlight=False)
+    out.print(f"  found by: {command_of(job)}", highlight=False)
 
 
 def _list(as_json: bool) -> int:
     from holdfast.sim.checks import CHECKS
     from holdfast.sim.marks import MARKS
-    from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
+    from holdfast.sim.options import FAULTS, SCENARIOS
 
     lists = {
         "scenarios": dict(SCENARIOS),
         "checks": dict(CHECKS),
         "marks": dict(MARKS),
+        "faults": dict(FAULTS),
     }
     if as_json:
-        print_json({**lists, "faults": list(FAULT_GROUPS)})
+        print_json(lists)
         return EXIT_GOOD
     out = console()
     for title, entries in lists.items():
         out.print(f"{title}:", style="bold")
         for name, sentence in entries.items():
             out.print(f"  {name:<24} {sentence}", highlight=False)
-    out.print("faults:", style="bold")
-    out.print(f"  {', '.join(FAULT_GROUPS)}", highlight=False)
     return EXIT_GOOD
 
 
