@@ -149,6 +149,8 @@ class Crowd:
         self.sent = 0
         self.acknowledged: list[Acknowledged] = []
         self.seen: list[tuple[str, OutcomeEntry]] = []
+        self.missed: list[tuple[str, str]] = []
+        """Book and input, where the first outcome after all others before it was a later one's."""
 
     async def run(self) -> None:
         """Let everybody come and go; returns when the last one has gone."""
@@ -293,7 +295,10 @@ class Crowd:
                 for outcome in found.get(book, []):
                     self.seen.append((book, outcome))
                     self._trace.note(book, "outcome", f"{outcome.id} {outcome.status}")
-                    return outcome if outcome.id == input_id else None
+                    if outcome.id == input_id:
+                        return outcome
+                    self.missed.append((book, input_id))
+                    return None
         return None
 
 

@@ -115,6 +115,8 @@ class SimProvider:
         """Payments whose hold was refused for its key, so that there is none."""
         self.under_way = 0
         """Effects and decisions that are still to come."""
+        self.waited_out = 0
+        """Calls for whose answer somebody waited until the provider gave up."""
 
     def heal(self) -> None:
         """No faults from now on; what is on its way still happens."""
@@ -239,6 +241,7 @@ class SimProvider:
 
     async def _silence(self) -> None:
         await trio.sleep(SILENCE_S)
+        self.waited_out += 1
         raise ProviderUnavailableError("the provider never answered")
 
     async def _later(self, delay_ms: int, why: str, kind: Kind, call: Call | None) -> None:
