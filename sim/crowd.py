@@ -169,7 +169,7 @@ class Crowd:
     async def _operator(self, book: str) -> None:
         log = self._connect(f"operator-{book}")
         body = wire.encode_message(self._practice)
-        await self._send(
+        await self.send(
             log, book, NewInput("define_practice", body, "practice-1", "service:office")
         )
         if self._options.redefine_s:
@@ -177,7 +177,7 @@ class Crowd:
             self._marks.hit("redefined")
             body = wire.encode_message(self._changed)
             new = NewInput("define_practice", body, "practice-2", "service:office")
-            await self._send(log, book, new)
+            await self.send(log, book, new)
 
     async def _stranger(self, number: int) -> None:
         await trio.sleep(
@@ -185,7 +185,7 @@ class Crowd:
         )
         book = self._draws.pick("crowd.garbage_book", self._books, number)
         log = self._connect(f"stranger-{number}")
-        await self._send(log, book, self._draws.pick("crowd.garbage", _GARBAGE, number))
+        await self.send(log, book, self._draws.pick("crowd.garbage", _GARBAGE, number))
 
     # -- customers ---------------------------------------------------------
 
@@ -242,12 +242,12 @@ class Crowd:
 
     async def _ask(self, log: Log, book: str, new: NewInput, drawn: tuple[int, ...]) -> str:
         """Send a command and look at its outcome; the booking's id, or ""."""
-        input_id = await self._send(log, book, new)
+        input_id = await self.send(log, book, new)
         if self._draws.chance("crowd.again", self._options.again, *drawn):
-            await self._send(log, book, new)
+            await self.send(log, book, new)
         if not input_id:
             return ""
-        outcome = await self._outcome(log, book, input_id)
+        outcome = await self.outcome(log, book, input_id)
         if outcome is None:
             self._marks.hit("outcome_unseen")
             return ""
@@ -263,7 +263,7 @@ class Crowd:
 
     # -- the log -----------------------------------------------------------
 
-    async def _send(self, log: Log, book: str, new: NewInput) -> str:
+    async def send(self, log: Log, book: str, new: NewInput) -> str:
         """Append until it is acknowledged; "" where that never came."""
         self.sent += 1
         wait_s = 0.25
@@ -282,7 +282,7 @@ class Crowd:
                 return input_id
         return ""
 
-    async def _outcome(self, log: Log, book: str, input_id: str) -> OutcomeEntry | None:
+    async def outcome(self, log: Log, book: str, input_id: str) -> OutcomeEntry | None:
         """The outcome of an input; None where it did not come in time."""
         with trio.move_on_after(OUTCOME_WAIT_S):
             while True:
