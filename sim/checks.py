@@ -271,13 +271,7 @@ class Checks:
             self.fail("S8 store", f"{commit.book} {commit.position} has two digests")
 
     def _between(self, book: str, after: str, until: str) -> list[InputEntry]:
-        stream = self._server.book(book).inputs
-        last = parse_id(until)
-        return [
-            entry
-            for entry in stream.after(parse_id(after), len(stream.ids))
-            if parse_id(entry.id) <= last
-        ]
+        return self._server.book(book).inputs.between(parse_id(after), parse_id(until))
 
     def _note_actions(
         self,

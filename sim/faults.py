@@ -147,8 +147,8 @@ class ServerFaults(msgspec.Struct, frozen=True):
         )
 
     def healed(self) -> ServerFaults:
-        """The same wire, without a fault."""
-        return ServerFaults(latency_ms_max=self.latency_ms_max)
+        """A wire without a fault, and without latency."""
+        return ServerFaults(in_flight=0.0)
 
 
 class _Swarm:

@@ -266,7 +266,7 @@ def _booking(draws: Draws) -> BookingOptions:
     retry_s = draws.pick("booking.retry_s", (0.05, 0.5))
     return BookingOptions(
         batch_max=draws.pick("booking.batch_max", (512, 1, 2, 7)),
-        wait_s=draws.pick("booking.wait_s", (60.0, 5.0)),
+        wait_s=draws.pick("booking.wait_s", (60.0, 60.0, 60.0, 5.0)),
         snapshot_inputs=draws.pick("booking.snapshot_inputs", (100_000, 1, 5, 20)),
         snapshot_s=draws.pick("booking.snapshot_s", (300.0, 20.0)),
         retry_s=retry_s,
@@ -282,7 +282,7 @@ def _executor(draws: Draws, stream: str) -> dict[str, float]:
         "read_max": draws.pick(f"{stream}.read_max", (64, 2, 8)),
         "finish_max": draws.pick(f"{stream}.finish_max", (16, 1)),
         "posts_max": 2,
-        "wait_s": draws.pick(f"{stream}.wait_s", (60.0, 10.0)),
+        "wait_s": draws.pick(f"{stream}.wait_s", (60.0, 60.0, 60.0, 10.0)),
         "claim_idle_s": claim_idle_s,
         "claim_every_s": claim_idle_s,
         "keep_claim_s": claim_idle_s / 4,
@@ -305,7 +305,7 @@ def _notification(draws: Draws) -> NotificationOptions:
 
 def _process(draws: Draws, swarm: _Swarm, scenario: str) -> ProcessFaults:
     if scenario == "crashes" and "process" in swarm.groups:
-        return ProcessFaults(0.6, 30, 0.5, 15, 0.2, 0.2, 60, 5)
+        return ProcessFaults(0.6, 30, 0.5, 15, 0.2, 0.2, 60, 5, 0.5, 0.2, 60, 0.2, 0.3)
     return ProcessFaults(
         crash_at_call=swarm.share("process", "process.crash_at_call", 0.8),
         crash_call_max=draws.pick("process.crash_call_max", (60, 10, 200)),
@@ -315,4 +315,9 @@ def _process(draws: Draws, swarm: _Swarm, scenario: str) -> ProcessFaults:
         pause=swarm.share("process", "process.pause", 0.4),
         pause_s_max=draws.pick("process.pause_s_max", (30, 150)),
         restart_s_max=draws.pick("process.restart_s_max", (5, 2, 30)),
+        crash_stopping=swarm.share("process", "process.crash_stopping", 0.8),
+        skew=swarm.share("process", "process.skew", 0.4),
+        skew_s_max=draws.pick("process.skew_s_max", (5, 60, 7_200)),
+        jump=swarm.share("process", "process.jump", 0.4),
+        storm=swarm.share("process", "process.storm", 0.2),
     )

@@ -101,6 +101,7 @@ class SimServer:
     Attributes:
       log: The truth, for checks and for whoever is to see it without faults.
       counts: Faults by kind.
+      healed: Whether all faults are over.
       connections: How often all connections broke; an older request's effect does not come any more.
       why_broken: By which kind of fault they broke last.
     """
@@ -127,6 +128,7 @@ class SimServer:
         self.log = make_log(self.server_clock)
         self.on_foreign = on_foreign
         self.on_failover = on_failover
+        self.healed = False
         self.connections = 0
         self.why_broken = "away"
         self.under_way = 0
@@ -149,6 +151,7 @@ class SimServer:
 
     def heal(self) -> None:
         """No fault begins from now on, and the server is there; what is on its way still arrives."""
+        self.healed = True
         self.faults = self.faults.healed()
         self.server_clock.still = ()
         self._down = 0

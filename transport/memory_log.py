@@ -43,7 +43,7 @@ from holdfast.transport.keys import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from holdfast.actors.ports import (
         ActionStream,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         StreamName,
     )
 
+_Found = TypeVar("_Found")
 EntryT = TypeVar("EntryT")
 IdPair = tuple[int, int]
 
@@ -126,6 +127,10 @@ class MemoryStream(Generic[EntryT]):
         """At most *count* entries with greater ids."""
         start = bisect_right(self.ids, id_)
         return self.entries[start : start + count]
+
+    def between(self, after: IdPair, until: IdPair) -> list[EntryT]:
+        """The entries with greater ids than *after*, up to *until*."""
+        return self.entries[bisect_right(self.ids, after) : bisect_right(self.ids, until)]
 
     def get(self, id_: IdPair) -> EntryT | None:
         """The entry under *id_*, or None."""
@@ -227,6 +232,20 @@ class MemoryLog:
                     if not waiting:
                         del self._bells[name]
 
+    async def _found(
+        self, look: Callable[[], _Found], bells: Iterable[tuple[str, str]], wait_s: float
+    ) -> _Found:
+        """What *look* finds: at once, or after one of *bells*; in the end whatever there is."""
+        await trio.lowlevel.checkpoint()
+        found = look()
+        if found or wait_s <= 0:
+            return found
+        with trio.move_on_after(wait_s):
+            while not found:
+                await self._wait(bells)
+                found = look()
+        return found
+
     def _register(self, name: str) -> MemoryBook:
         book = self.book(name)
         if name not in self.registered:
@@ -266,10 +285,7 @@ class MemoryLog:
 
     async def wait_books(self, known: int, wait_s: float) -> list[str]:
         """See ``Log.wait_books``."""
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(max(0.0, wait_s)):
-            while len(self.registered) <= known:
-                await self._wait([_REGISTRY_BELL])
+        await self._found(lambda: len(self.registered) > known, [_REGISTRY_BELL], wait_s)
         return list(self.registered)
 
     async def read_inputs(
@@ -277,42 +293,38 @@ class MemoryLog:
     ) -> dict[str, list[InputEntry]]:
         """See ``Log.read_inputs``. Raises LogTrimmedError where entries are gone."""
         check_reading(after, count)
-        found: dict[str, list[InputEntry]] = {}
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(max(0.0, wait_s)):
-            while True:
-                for name, position in after.items():
-                    book = self.books.get(name)
-                    stream = book.inputs if book else MemoryStream[InputEntry]()
-                    if book:
-                        _refuse_foreign(name, book, "inputs")
-                    _refuse_gap(name, stream, position)
-                    if entries := stream.after(parse_id(position), count):
-                        found[name] = entries
-                if found:
-                    return found
-                await self._wait([(name, "inputs") for name in after])
-        return found
+
+        def look() -> dict[str, list[InputEntry]]:
+            found: dict[str, list[InputEntry]] = {}
+            for name, position in after.items():
+                book = self.books.get(name)
+                stream = book.inputs if book else MemoryStream[InputEntry]()
+                if book:
+                    _refuse_foreign(name, book, "inputs")
+                _refuse_gap(name, stream, position)
+                if entries := stream.after(parse_id(position), count):
+                    found[name] = entries
+            return found
+
+        return await self._found(look, [(name, "inputs") for name in after], wait_s)
 
     async def read_outcomes(
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[OutcomeEntry]]:
         """See ``Log.read_outcomes``."""
         check_reading(after, count)
-        found: dict[str, list[OutcomeEntry]] = {}
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(max(0.0, wait_s)):
-            while True:
-                for name, position in after.items():
-                    if (book := self.books.get(name)) is None:
-                        continue
-                    _refuse_foreign(name, book, "outcomes")
-                    if entries := book.outcomes.after(parse_id(position), count):
-                        found[name] = entries
-                if found:
-                    return found
-                await self._wait([(name, "outcomes") for name in after])
-        return found
+
+        def look() -> dict[str, list[OutcomeEntry]]:
+            found: dict[str, list[OutcomeEntry]] = {}
+            for name, position in after.items():
+                if (book := self.books.get(name)) is None:
+                    continue
+                _refuse_foreign(name, book, "outcomes")
+                if entries := book.outcomes.after(parse_id(position), count):
+                    found[name] = entries
+            return found
+
+        return await self._found(look, [(name, "outcomes") for name in after], wait_s)
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log.read_record``."""
@@ -457,14 +469,12 @@ class MemoryLog:
         """See ``Log.read_actions``: at most *count*, but up to one for each book."""
         for book in books:
             book_keys(book)
-        await trio.lowlevel.checkpoint()
-        found: dict[str, list[ActionEntry]] = {}
         share = max(1, count // max(1, len(books)))
-        with trio.move_on_after(max(0.0, wait_s)):
-            while not found:
-                found = self._deliver(stream, books, consumer, share)
-                if not found:
-                    await self._wait([(book, stream) for book in books])
+        found = await self._found(
+            lambda: self._deliver(stream, books, consumer, share),
+            [(book, stream) for book in books],
+            wait_s,
+        )
         # Each book has got its share; those that have more share what is left.
         room = count - sum(map(len, found.values()))
         more = [book for book, entries in found.items() if len(entries) >= share]
