@@ -62,6 +62,12 @@ MARKS: Final[Mapping[str, str]] = {
     "crash_in_time": "a process crashed at some moment",
     "paused": "a process was paused and went on with old beliefs",
     "stopped": "a process was stopped cleanly under faults",
+    "crashed_while_stopping": "a process crashed while it was stopping",
+    "crashed_during_restore": "a booking actor crashed after its takeover, before its first commit",
+    "restart_storm": "all processes crashed and began again several times within seconds",
+    "clock_skewed": "a process began with a wrong clock",
+    "clock_jumped": "the clock of a process jumped",
+    "clock_mattered": "a process with a wrong clock asked for a tick",
     "healed_without_restart": "the world healed and no living process was restarted",
     # producers
     "append_retried": "a producer sent a command again since it had no answer",

@@ -9,7 +9,7 @@ is dead does nothing any more: a call that its clean-up would make never gets th
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
 
 import msgspec
 import trio
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import (
         ActionEntry,
         ActionStream,
+        Clock,
         Commit,
         CommitRecord,
         DeadLetter,
@@ -70,6 +71,11 @@ class ProcessFaults(msgspec.Struct, frozen=True):
       pause: Share that are paused once.
       pause_s_max: For so long, at most.
       restart_s_max: Longest time until a process that ended is started again.
+      crash_stopping: Share of those stopped that crash before they have.
+      skew: Share whose clock is wrong.
+      skew_s_max: By so much, at most.
+      jump: Share whose clock jumps once, by up to ``skew_s_max``.
+      storm: Share of worlds in which all processes crash again and again within seconds.
     """
 
     crash_at_call: float = 0.0
@@ -80,6 +86,30 @@ class ProcessFaults(msgspec.Struct, frozen=True):
     pause: float = 0.0
     pause_s_max: int = 120
     restart_s_max: int = 20
+    crash_stopping: float = 0.0
+    skew: float = 0.0
+    skew_s_max: int = 5
+    jump: float = 0.0
+    storm: float = 0.0
+
+
+class SkewedClock:
+    """The clock of one life of a process: right, until somebody makes it wrong.
+
+    Args:
+      clock: The right one.
+
+    Attributes:
+      off_ms: By how much it is ahead; behind where negative.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.off_ms = 0
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, as the process sees it."""
+        return self._clock.now_ms() + self.off_ms
 
 
 class Gate:
@@ -98,6 +128,8 @@ class Gate:
       last_step: The step, from 1, just before which it crashes; 0 for none.
       stop: Where there is one, it is set instead: the process is asked to stop there.
       struck: How often that happened.
+      stopping: It has been asked to stop.
+      clock: Its clock, where it has one.
       on_crash: Called first when it crashes, so that its connection dies with it.
     """
 
@@ -112,6 +144,8 @@ class Gate:
         self.last_step = 0
         self.stop: trio.Event | None = None
         self.struck = 0
+        self.stopping = False
+        self.clock: SkewedClock | None = None
         self.was_paused = False
         self.on_crash: Callable[[], None] | None = None
         self._scope = scope
@@ -123,6 +157,10 @@ class Gate:
         """End the process here and now."""
         if not self.dead:
             self.dead = True
+            if self.stopping:
+                self.marks.hit("crashed_while_stopping")
+            if "take_over" in self.made and "commit" not in self.made:
+                self.marks.hit("crashed_during_restore")
             if self.on_crash is not None:
                 self.on_crash()
             self._trace.fault(self.name, "crash", why)
@@ -195,28 +233,19 @@ class Gate:
             await trio.sleep_forever()
 
 
-class Passage(Protocol):
-    """What every call goes through: a gate, or a wire that loses it."""
-
-    marks: Marks
-
-    async def through(
-        self, what: str, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args
-    ) -> _T:
-        """Make a call, or do not."""
-        ...
-
-
 class GatedLog:
-    """The port ``Log`` through a gate or a wire."""
+    """The port ``Log`` as a process sees it."""
 
-    def __init__(self, log: Log, gate: Passage) -> None:
+    def __init__(self, log: Log, gate: Gate) -> None:
         self._log = log
         self._gate = gate
 
     async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
         """See ``Log``."""
-        return await self._gate.through("append", self._log.append, book, inputs)
+        gate = self._gate
+        if gate.clock is not None and gate.clock.off_ms and inputs[0].type == "tick":
+            gate.marks.hit("clock_mattered")
+        return await gate.through("append", self._log.append, book, inputs)
 
     async def wait_books(self, known: int, wait_s: float) -> list[str]:
         """See ``Log``."""

@@ -41,6 +41,7 @@ from holdfast.sim.processes import (
     GatedLog,
     GatedMailer,
     GatedProvider,
+    SkewedClock,
     count_step,
 )
 from holdfast.sim.provider import SimProvider
@@ -70,6 +71,10 @@ STOP_SLACK_S: Final = 1.0
 """What a clean stop may take beyond its grace: the time of calls under way."""
 
 _BEGIN_MS_MAX: Final = 2_000
+_STOPPING_CALLS_MAX: Final = 4
+_STORMS_MAX: Final = 8
+_STORM_GAP_MS_MAX: Final = 1_500
+_STORM_MS_MAX: Final = 200
 _LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
     ("log_away", ""): "log_away",
     ("commit_waits", ""): "log_away",
@@ -145,6 +150,7 @@ class World:
         self._root = trio.CancelScope()
         self._healed = False
         self._closing = False
+        self._storming = False
         self._turn: trio.Semaphore | None = None
         self.lives: list[Gate] = []
         self.swept = draws.chance("sweep.on", 0.0)  # only a change makes it so; see sim.sweep
@@ -234,6 +240,8 @@ class World:
         async with trio.open_nursery() as processes:
             for slot in self._slots:
                 processes.start_soon(self._supervise, slot)
+            if self.draws.chance("process.storm", options.process.storm):
+                processes.start_soon(self._storm)
             async with trio.open_nursery() as crowd:
                 crowd.start_soon(self.crowd.run)
                 await trio.sleep(options.fault_s)
@@ -260,6 +268,7 @@ class World:
                 if not self.swept:  # a sweep goes on to the very end
                     slot.gate.crash_call = 0
                 slot.gate.resume()
+                self._set_clock(slot.gate, 0)
                 if self.options.restart:
                     slot.gate.crash("restarted")
         if not self.options.restart:
@@ -317,6 +326,8 @@ class World:
     async def _stop_in_time(self, slot: _Slot, gate: Gate | None) -> None:
         assert slot.stop is not None
         slot.stop.set()
+        if gate is not None:
+            gate.stopping = True
         grace_s = self._grace_s(slot.kind)
         await trio.sleep(grace_s)
         if slot.gate is gate and gate is not None and not gate.dead and not gate.was_paused:
@@ -352,7 +363,9 @@ class World:
                 self.marks.hit("superseded")
                 if self._healed and self._another(slot):
                     return  # its supervisor sees that the book is in good hands
-            bound = 1000 * self.options.process.restart_s_max + 1
+            bound = (
+                _STORM_MS_MAX if self._storming else 1000 * self.options.process.restart_s_max + 1
+            )
             await trio.sleep(draws.below("world.restart_ms", bound, slot.name, slot.lives) / 1000)
 
     def _another(self, slot: _Slot) -> bool:
@@ -369,6 +382,8 @@ class World:
         gate = Gate(f"{slot.name}.{slot.lives}", scope, self.trace, self.marks)
         stop = trio.Event()
         slot.gate, slot.stop = gate, stop
+        if slot.kind == "booking":  # the others know no clock
+            gate.clock = SkewedClock(self.clock)
         self.lives.append(gate)
         with scope:
             self.trace.note(gate.name, "start")
@@ -411,8 +426,9 @@ class World:
         match slot.kind:
             case "booking":
                 slot.owner = f"{rng.getrandbits(128):032x}"
+                assert gate.clock is not None
                 await run_booking(
-                    log, self.clock, owner=slot.owner, options=options.booking, stop=stop
+                    log, gate.clock, owner=slot.owner, options=options.booking, stop=stop
                 )
             case "payment":
                 provider = GatedProvider(self.provider, gate)
@@ -449,6 +465,18 @@ class World:
         if draws.chance("process.pause", faults.pause, *life):
             length_s = 1 + draws.below("process.pause_s", faults.pause_s_max, *life)
             nursery.start_soon(self._pause_later, gate, self._moment("pause", life), length_s)
+        if gate.clock is not None and draws.chance("process.skew", faults.skew, *life):
+            self.marks.hit("clock_skewed")
+            self._set_clock(gate, self._skew_ms("skew", life))
+        if gate.clock is not None and draws.chance("process.jump", faults.jump, *life):
+            by_ms = self._skew_ms("jump", life)
+            nursery.start_soon(self._jump_later, gate, self._moment("jump_at", life), by_ms)
+
+    def _skew_ms(self, what: str, life: tuple[str, int]) -> int:
+        """How wrong a clock is; ahead or behind."""
+        bound = 2000 * self.options.process.skew_s_max
+        size, behind = divmod(self.draws.below(f"process.{what}_ms", bound, *life), 2)
+        return -size if behind else size
 
     def _draw_swept(self, nursery: trio.Nursery, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
         """Where the sweep has this life end. Its draws have values only by changes."""
@@ -478,10 +506,15 @@ class World:
             gate.crash("in time")
 
     async def _stop_later(self, slot: _Slot, gate: Gate, after_s: float) -> None:
+        share = self.options.process.crash_stopping
         await trio.sleep(after_s)
         if not self._healed and slot.gate is gate:
             self.marks.hit("stopped")
-            self.trace.note(gate.name, "stop")
+            self.trace.fault(gate.name, "stop", "under faults")
+            life = (slot.name, slot.lives)
+            if self.draws.chance("process.crash_stopping", share, *life):
+                more = self.draws.below("process.crash_stopping_call", _STOPPING_CALLS_MAX, *life)
+                gate.crash_call = len(gate.made) + 1 + more
             await self._stop_in_time(slot, gate)
 
     async def _pause_later(self, gate: Gate, after_s: float, length_s: int) -> None:
@@ -509,6 +542,37 @@ class World:
             position = self.log.book(book).record.position
             self.checks.rewind(book, position)
             self.log.rewind(book, position)
+
+    async def _jump_later(self, gate: Gate, after_s: float, by_ms: int) -> None:
+        await trio.sleep(after_s)
+        if not self._healed and gate.clock is not None:
+            self.marks.hit("clock_jumped")
+            self._set_clock(gate, gate.clock.off_ms + by_ms)
+
+    def _set_clock(self, gate: Gate, off_ms: int) -> None:
+        """Let a process's clock be ahead by *off_ms* from now on."""
+        if gate.clock is not None and gate.clock.off_ms != off_ms:
+            gate.clock.off_ms = off_ms
+            what = f"{off_ms} ms ahead"
+            self.trace.fault(gate.name, "clock", what) if off_ms else self.trace.note(
+                gate.name, "clock", what
+            )
+
+    async def _storm(self) -> None:
+        """Let all processes crash, again and again, while they begin."""
+        draws = self.draws
+        await trio.sleep(draws.below("process.storm_ms", 1000 * self.options.fault_s) / 1000)
+        self._storming = True
+        for number in range(3 + draws.below("process.storms", _STORMS_MAX)):
+            if self._healed:
+                break
+            for slot in self._slots:
+                if slot.gate is not None:
+                    slot.gate.crash("storm")
+            await trio.sleep(draws.below("process.storm_gap_ms", _STORM_GAP_MS_MAX, number) / 1000)
+        else:
+            self.marks.hit("restart_storm")
+        self._storming = False
 
     # -- violations ------------------------------------------------------------
 
