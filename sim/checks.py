@@ -271,7 +271,11 @@ class Checks:
             self.fail("S8 store", f"{commit.book} {commit.position} has two digests")
 
     def _between(self, book: str, after: str, until: str) -> list[InputEntry]:
-        return self._server.book(book).inputs.between(parse_id(after), parse_id(until))
+        first, last = parse_id(after), parse_id(until)
+        stream = self._server.book(book).inputs
+        if stream.ids and first < stream.ids[0]:
+            stream = self._server.whole_inputs(book)
+        return stream.between(first, last)
 
     def _note_actions(
         self,
@@ -574,9 +578,9 @@ class Checks:
         return {report.action: None for report in reports if report.status == "failed"}
 
     def _check_inputs(self, book: str, crowd: Crowd) -> None:
-        held = self._server.book(book)
-        inputs, outcomes = held.inputs, held.outcomes
-        decided = [id_ for id_ in inputs.ids if id_ <= parse_id(held.record.position)]
+        inputs, outcomes = self._server.whole_inputs(book), self._server.whole_outcomes(book)
+        position = parse_id(self._server.book(book).record.position)
+        decided = [id_ for id_ in inputs.ids if id_ <= position]
         if decided != outcomes.ids:
             self.fail("S7 one outcome", f"{book}: inputs and outcomes differ")
         names = [(entry.by, entry.type, entry.key) for entry in inputs.entries if entry.key]
@@ -618,7 +622,8 @@ class Checks:
     def _check_poison(self, book: str) -> None:
         held = self._server.book(book)
         letters = [letter.id for letter in held.deadletters.entries if letter.stream == "inputs"]
-        invalid = [outcome.id for outcome in held.outcomes.entries if outcome.status == "invalid"]
+        outcomes = self._server.whole_outcomes(book).entries
+        invalid = [outcome.id for outcome in outcomes if outcome.status == "invalid"]
         if letters != invalid:
             self.fail("S14 poison", f"{book}: invalid {invalid}, dead letters {letters}")
         others = [letter for letter in held.deadletters.entries if letter.stream != "inputs"]

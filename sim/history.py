@@ -13,15 +13,15 @@ import msgspec
 
 from holdfast.actors.ports import Commit, InputEntry, Snapshot
 from holdfast.transport.keys import parse_id
-from holdfast.transport.memory_log import MemoryLog
+from holdfast.transport.memory_log import EntryT, MemoryLog, MemoryStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from holdfast.actors.ports import Clock, CommitRecord, LogError, NewInput
+    from holdfast.actors.ports import Clock, CommitRecord, LogError, NewInput, OutcomeEntry
     from holdfast.sim.marks import Marks
     from holdfast.sim.trace import Trace
-    from holdfast.transport.memory_log import MemoryBook
+    from holdfast.transport.memory_log import IdPair, MemoryBook
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -82,6 +82,23 @@ class RecordingLog(MemoryLog):
         """The history of *book*."""
         return self.history.setdefault(book, BookHistory())
 
+    def whole_outcomes(self, book: str) -> MemoryStream[OutcomeEntry]:
+        """The outcomes, with those that were trimmed away."""
+        stream = self.book(book).outcomes
+        if stream.added == len(stream.ids):
+            return stream
+        committed = [one for written in self.of(book).commits for one in written.commit.outcomes]
+        return _whole(stream, [(parse_id(one.id), one) for one in committed])
+
+    def whole_inputs(self, book: str) -> MemoryStream[InputEntry]:
+        """The inputs, with those that were trimmed away: only what is decided ever is."""
+        stream = self.book(book).inputs
+        if stream.added == len(stream.ids):
+            return stream
+        outcomes = self.whole_outcomes(book)
+        by_id = {parse_id(entry.id): entry for entry in self.of(book).inputs}  # the newest under it
+        return _whole(stream, [(id_, by_id[id_]) for id_ in outcomes.ids])
+
     def rewind(self, book: str, position: str) -> None:
         """Forget what a failover took away: whatever was written after *position*."""
         held, last = self.of(book), parse_id(position)
@@ -127,3 +144,17 @@ class RecordingLog(MemoryLog):
         await super().save_snapshot(book, snapshot, epoch, owner)
         self.of(book).snapshots.append(snapshot)
         self._trace.note("server", "snapshot", f"{book} {snapshot.position}")
+
+
+def _whole(
+    stream: MemoryStream[EntryT], earlier: Sequence[tuple[IdPair, EntryT]]
+) -> MemoryStream[EntryT]:
+    """*stream* with those of *earlier* that come before its first entry."""
+    first = stream.ids[0] if stream.ids else stream.last
+    whole: MemoryStream[EntryT] = MemoryStream()
+    for id_, entry in earlier:
+        if id_ < first:
+            whole.add(id_, entry)
+    for id_, entry in zip(stream.ids, stream.entries, strict=True):
+        whole.add(id_, entry)
+    return whole
