@@ -21,6 +21,7 @@ import structlog
 import trio
 
 from holdfast.actors.booking.actor import DivergedError, run_booking
+from holdfast.actors.booking.invariants import InvariantError
 from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.notification.actor import run_notification
 from holdfast.actors.payment.actor import run_payment
@@ -411,8 +412,7 @@ class World:
         if error is not None:
             violation = self._known(error)
             if violation is None:
-                what = f"{gate.name}: {type(error).__name__}: {error}"
-                violation = Violation("no bug", what, len(self.trace.lines))
+                violation = _ended_by(gate.name, error, len(self.trace.lines))
             raise ViolationError(violation) from error
         return "stopped"
 
@@ -601,6 +601,18 @@ class World:
         if isinstance(error, TooManyEventsError):
             return Violation("L4 no livelock", str(error), len(self.trace.lines))
         return None
+
+
+def _ended_by(name: str, error: BaseException, order: int) -> Violation:
+    """What it means that a process ended by *error*, of which nobody else could know."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    check = "no bug"
+    if isinstance(error.__cause__, InvariantError):
+        check = "invariants"
+    elif isinstance(error, DivergedError):
+        check = "S10 replay"
+    return Violation(check, f"{name}: {type(error).__name__}: {error}", order)
 
 
 @contextmanager
