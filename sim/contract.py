@@ -31,7 +31,7 @@ PASSING: Final = frozenset({"forbidden", "rate_limited", "unavailable", "validat
 """Refusals that say nothing for good: the same command may fare better under the same key."""
 
 LOOK_EVERY: Final = 16
-"""Every so-many-th input it is seen to that a refusal leaves all bookings as they were."""
+"""Every so-many-th input it is seen to that a refusal leaves the book as it was."""
 
 _HOUR_MS: Final = 3_600_000
 
@@ -51,14 +51,14 @@ class _Before(msgspec.Struct):
       over: Holds whose deadline has come.
       ended: Appointments whose end has come.
       calls: Ids of the payment calls under way, by their payment.
-      bookings: All of them, encoded; None where nobody looks.
+      state: All but the memory of keys, encoded; None where nobody looks, or timers change it.
     """
 
     link: str
     over: list[str]
     ended: list[str]
     calls: dict[str, str]
-    bookings: bytes | None
+    state: bytes | None
 
 
 class Contract:
@@ -123,17 +123,17 @@ class Contract:
                 before.calls[booking.payment.id] = booking.payment.in_flight
         self._inputs += 1
         if self._inputs % LOOK_EVERY == 0 and not timers:
-            before.bookings = self._encode(runner.state)
+            before.state = self._encode(runner.state)
         return before
 
     def _encode(self, state: Book) -> bytes:
-        return self._pack.encode(list(state.bookings.values()))
+        return self._pack.encode((list(state.bookings.values()), state.orphans, state.deliveries))
 
     # -- each input ----------------------------------------------------------
 
     def _check_unchanged(self, entry: InputEntry, state: Book, before: _Before) -> None:
-        if before.bookings is not None and before.bookings != self._encode(state):
-            self._fail("S11 sealed", f"{entry.id} was refused, and changed a booking")
+        if before.state is not None and before.state != self._encode(state):
+            self._fail("S11 sealed", f"{entry.id} was refused, and changed the book")
 
     def _check_timers(self, entry: InputEntry, outcome: OutcomeEntry, before: _Before) -> None:
         events = self._events.decode(outcome.timers) if outcome.timers else []
