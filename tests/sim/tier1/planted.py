@@ -1,8 +1,7 @@
 """Bugs for tier 1 to catch: each a small change of the product, made here and undone again.
 
-A bug replaces functions of the product for as long as :meth:`Bug.planted` is entered. ``scenario``
-says where to look for it; :func:`hunt` runs seed after seed there, with every check on, and says
-which check caught it and after how many operations.
+What a bug is, ``tests.sim.bugs`` tells. :func:`hunt` runs seed after seed of its scenario, with every
+check on, and says which check caught it and after how many operations.
 
 ``python -m tests.sim.tier1.planted`` prints the table of ``docs/planted.md``.
 """
@@ -15,7 +14,6 @@ which check caught it and after how many operations.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,10 +36,14 @@ from holdfast.sim.tier1.scenarios import BY_NAME
 from holdfast.sim.tier1.trial import Options
 from holdfast.sim.tier1.volume import run
 
+from ..bugs import Bug as PlantedBug  # noqa: TID251, TID252 - our own package sim
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from holdfast.machine import Completed
+
+    from ..bugs import Patch  # noqa: TID251, TID252 - our own package sim
 
 SEEDS = 5
 OPERATIONS = 2_000
@@ -56,42 +58,14 @@ class Caught(msgspec.Struct, frozen=True):
     operations: int
 
 
-class Bug:
-    """One planted bug.
-
-    Args:
-      name: In the table.
-      does: What it does, one sentence.
-      scenario: Where it is looked for.
-      patches: ``(owner, attribute, make)``: *make* gets what is there and gives what replaces it.
-      check: Which check must catch it.
-      group: What it is about.
-    """
+class Bug(PlantedBug):
+    """A planted bug, and the check that must catch it."""
 
     def __init__(
-        self,
-        group: str,
-        name: str,
-        does: str,
-        scenario: str,
-        check: str,
-        *patches: tuple[Any, str, Callable[[Any], Any]],
+        self, group: str, name: str, does: str, scenario: str, check: str, *patches: Patch
     ) -> None:
-        self.group, self.name, self.does = group, name, does
-        self.scenario, self.check, self.patches = scenario, check, patches
-
-    @contextmanager
-    def planted(self) -> Generator[None]:
-        """The product has the bug for as long as this is entered."""
-        before = [(owner, name, owner.__dict__[name]) for owner, name, _ in self.patches]
-        for owner, name, make in self.patches:
-            found = owner.__dict__[name]
-            setattr(owner, name, make(found))
-        try:
-            yield
-        finally:
-            for owner, name, found in before:
-                setattr(owner, name, found)
+        super().__init__(group, name, does, scenario, *patches)
+        self.check = check
 
 
 def hunt(bug: Bug) -> Caught | None:
