@@ -92,7 +92,7 @@ class Violation(msgspec.Struct, frozen=True):
     Attributes:
       check: Its name, of ``CHECKS``.
       details: What was seen.
-      order: Number of the event in the trace at which it was seen.
+      order: How many events the trace had when it was seen.
     """
 
     check: str

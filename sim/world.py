@@ -148,6 +148,8 @@ class World:
         self.trace = Trace(clock.now_ms)
         self.books = [f"book{number}" for number in range(1, options.books + 1)]
         self.violation: Violation | None = None
+        self.owners: dict[str, str] = {}
+        """The processes that took books over, by the tokens that they wrote."""
         self._root = trio.CancelScope()
         self._healed = False
         self._closing = False
@@ -426,6 +428,7 @@ class World:
         match slot.kind:
             case "booking":
                 slot.owner = f"{rng.getrandbits(128):032x}"
+                self.owners[slot.owner] = gate.name
                 assert gate.clock is not None
                 await run_booking(
                     log, gate.clock, owner=slot.owner, options=options.booking, stop=stop
@@ -583,7 +586,7 @@ class World:
         except ViolationError as error:
             self._violated(error.violation)
         except BookBugError as error:
-            self._violated(Violation("no bug", str(error), written.order))
+            self._violated(Violation("no bug", str(error), len(self.trace.lines)))
 
     def _violated(self, violation: Violation) -> None:
         if self.violation is None:
