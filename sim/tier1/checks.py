@@ -50,12 +50,14 @@ class ViolationError(AssertionError):
 
     Attributes:
       check: Which check saw it.
+      what: What it saw.
       operation: At which operation of the run, from 1; 0 where it is not known yet.
     """
 
     def __init__(self, check: Check, what: str, operation: int = 0) -> None:
         super().__init__(f"{check}: {what}")
         self.check: Check = check
+        self.what = what
         self.operation = operation
 
 

@@ -144,6 +144,7 @@ class Trial:
       operation: How many inputs there were.
       now: Milliseconds since the epoch.
       prices: What each service costs now.
+      ending: Nobody asks any more, and all goes well.
     """
 
     def __init__(self, options: Options, begin_ms: int) -> None:
@@ -167,8 +168,8 @@ class Trial:
         self._hash = blake2b(digest_size=16)
         self._written: list[tuple[str, m.Outcome, object]] = []
         self._waiting: list[Wait] = []
-        self._order = 0
-        self._ending = False
+        self._order: int = 0
+        self.ending = False
         self._last_id = "0-0"
         self._key_ms = 0
         self.entered: Callable[[str, str], None] = _nothing  # a booking or hold, and whose
@@ -207,7 +208,7 @@ class Trial:
     def ask(self, asked: m.Asked, past: Past | None) -> m.Outcome:
         """A customer's command; *past* is what is known of it if it is a retry."""
         now = self.now
-        outcome = self.decide(Normal(f"{now}-{self.operation}", now, asked))
+        outcome = self.decide(Normal(self.input_id(), now, asked))
         self.commands += 1
         result = outcome.result
         accepted = type(result) is m.Accepted
@@ -290,6 +291,10 @@ class Trial:
 
     # -- deciding and checking ------------------------------------------------------------------
 
+    def audit_next(self) -> None:
+        """Put the next operation under the framework's audit."""
+        self._audit_at = self.operation + 1
+
     def decide(self, entry: BookingInput, reemits: bool = False) -> m.Outcome:
         """Decide one input and ask everything that can be asked of the answer."""
         self.operation = operation = self.operation + 1
@@ -350,8 +355,6 @@ class Trial:
                 raise ViolationError("ids", f"{action_id} is no new id of {input_id}")
             if type(action) is m.Notify:
                 self.tell(action_id, action)
-            elif self._ending:
-                Trial.call(self, action_id, cast("m.PaymentAction", action))
             else:
                 self.call(action_id, cast("m.PaymentAction", action))
 
@@ -426,7 +429,7 @@ class Trial:
         Raises:
           ViolationError: Something is left.
         """
-        self._ending = True
+        self.ending = True
         book = self.book
         steps = END_STEPS_MAX * (len(book.bookings) + len(self._waiting) + 10) + len(book.keys)
         while True:

@@ -67,18 +67,16 @@ def run(scenario: Scenario, seed: int, options: Options | None = None) -> Outcom
     """Run one seed of a scenario.
 
     Raises:
-      ViolationError: The machine broke a promise; the message says which, where, and how to see it
-        again.
+      ViolationError: The machine broke a promise; a note says where, and how to see it again.
     """
     running = Run(scenario, seed, options or Options())
     try:
         with guarded(running):
             return running.run()
     except ViolationError as error:
-        what = str(error).partition(": ")[2]
         command = command_of(scenario.name, seed, running.options.operations)
-        where = f"{what} (operation {error.operation}; again: {command})"
-        raise ViolationError(error.check, where, error.operation) from error
+        error.add_note(f"at operation {error.operation}; again: {command}")
+        raise
 
 
 def command_of(scenario: str, seed: int, operations: int) -> str:
@@ -169,7 +167,7 @@ class Run(Trial):
     def tell(self, action_id: str, notify: m.Notify) -> None:
         """Some messages come with a delivery report, which is the next input."""
         luck = self._words[13 if action_id[-1] in "02468" else 14]
-        if not self._ending and luck * 1000 >> 32 < self.scenario.reports:
+        if not self.ending and luck * 1000 >> 32 < self.scenario.reports:
             self._reports.append(m.DeliveryReport(action_id, notify.booking, "delivered"))
 
     def fate(self, action_id: str) -> Fate:
@@ -183,6 +181,9 @@ class Run(Trial):
 
     def call(self, action_id: str, action: m.PaymentAction) -> None:
         """Chance decides how a call fares, and when its answer comes, once or twice."""
+        if self.ending:
+            super().call(action_id, action)
+            return
         scenario, fate = self.scenario, self.fate(action_id)
         _, kind, delay, _, _, twice, again, away = self._dice.fate(action_id)
         status = self.provide(action, fate)

@@ -82,8 +82,7 @@ def hunt(bug: Bug) -> Caught | None:
             try:
                 operations += run(BY_NAME[bug.scenario], seed, options).operations
             except ViolationError as error:
-                what = str(error).partition(" (operation")[0]
-                return Caught(error.check, what, seed + 1, operations + error.operation)
+                return Caught(error.check, error.what, seed + 1, operations + error.operation)
     return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.sim.tier1.checks import ViolationError
 from holdfast.sim.tier1.model import day_minutes, span
 from holdfast.sim.tier1.scenarios import BY_NAME, SCENARIOS
 from holdfast.sim.tier1.trial import LINK_EVERY, Options
@@ -130,10 +131,13 @@ def test_planting_is_undone() -> None:
 
 def test_a_violation_tells_how_to_see_it_again() -> None:
     bug = next(bug for bug in PLANTED if bug.name == "wrong-amount")
-    with bug.planted(), pytest.raises(AssertionError) as caught:
+    with bug.planted(), pytest.raises(ViolationError) as caught:
         run(BY_NAME["mixed"], 4)
     assert str(caught.value).startswith("money: p")
-    assert "again: holdfast sim mixed --tier 1 --seeds 4 --operations 20000)" in str(caught.value)
+    operation = caught.value.operation
+    assert caught.value.__notes__ == [
+        f"at operation {operation}; again: holdfast sim mixed --tier 1 --seeds 4 --operations 20000"
+    ]
 
 
 # --- the model's clocks, which all else rests on ------------------------------------------------
