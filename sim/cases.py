@@ -59,7 +59,8 @@ class Size(msgspec.Struct, frozen=True):
     Attributes:
       client_events: Commands and other entries that producers sent; repeats for want of an answer
         count once.
-      faults: What befell processes, wires, the server and the provider.
+      faults: What befell processes, wires, the server and the provider until the faults stopped.
+        What a person restarts after that is none.
       deviations: How often the schedule took another task than the one that waited longest.
     """
 
@@ -81,8 +82,15 @@ def run_case(case: Case) -> tuple[Result, World]:
 
 def size_of(world: World) -> Size:
     """How much happened in *world*, which has ended."""
+    trace = world.trace
+    end = len(trace.lines)
+    for number, (_, who, what, _) in enumerate(trace.lines):
+        if (who, what) == ("world", "heal"):
+            end = number
+            break
+    faults = sum(1 for number in trace.faults if number < end)
     deviations = sum(1 for value in world.draws.schedule_tape() if value)
-    return Size(world.crowd.sent, len(world.trace.faults), deviations)
+    return Size(world.crowd.sent, faults, deviations)
 
 
 def unused(case: Case, world: World) -> list[str]:

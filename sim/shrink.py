@@ -47,6 +47,17 @@ DEVIATIONS_FEW: Final = 3
 _SWITCHES: Final = ("swarm.on", "server.swarm")
 """Draws that let a kind of fault happen in a world."""
 
+_MOMENTS: Final = ("process.", "world.")
+"""When a process dies and is back; the bounds of these draws change with the group of the faults."""
+
+_ROOM: Final = {
+    "process.crash_call_max()": 2,
+    "process.crash_s_max()": 0,
+    "process.pause_s_max()": 1,
+    "process.restart_s_max()": 2,
+}
+"""The options with the greatest such bounds."""
+
 _COLLECT_EVERY: Final = 16
 
 
@@ -231,13 +242,22 @@ class _Search:
             return
         if self._try(self._with(dict.fromkeys(self._faults(), 0), ())):
             return
-        if not self._try(self._with(dict.fromkeys(self._faults(), 1), ())):
+        if not self._try(self._with(self._pins(), ())):
             for group in self.best.case.groups:
                 groups = [name for name in self.best.case.groups if name != group]
-                self._try(self._with(dict.fromkeys(self._faults(), 1), groups))
-            pins = dict.fromkeys(self._faults(), 1)
-            self._zero(self.best.on(_SWITCHES), pins)
+                self._try(self._with(self._pins(), groups))
+            self._zero(self.best.on(_SWITCHES), self._pins())
         self._zero(self._faults(), {})
+
+    def _pins(self) -> dict[str, int]:
+        """The changes that keep the faults that happened, even where their kind is off."""
+        options = self._options()
+        moments = {
+            name: value
+            for name, _, value in self.best.draws
+            if name.startswith(_MOMENTS) and name not in options
+        }
+        return {**_ROOM, **moments, **dict.fromkeys(self._faults(), 1)}
 
     def _faults(self) -> list[str]:
         """The draws of things that happen or do not, made in the world and not 0."""

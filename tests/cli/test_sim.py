@@ -102,7 +102,6 @@ def test_a_case_that_holds_exits_0(tmp_path: Path) -> None:
     assert "every check held" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_fence")
 def test_until_failure_goes_on_beyond_the_seeds(tmp_path: Path) -> None:
     arguments = ["--seeds", "0-0", "--faults", "none", "--until-failure", "--no-shrink", "--json"]
@@ -112,7 +111,6 @@ def test_until_failure_goes_on_beyond_the_seeds(tmp_path: Path) -> None:
     assert facts["runs"] == facts["held"] + 1 == facts["violations"][0]["seed"] + 1 > 1
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_it_after_the_world_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(job: Job) -> Result:
         if job.seed == 2:
