@@ -46,8 +46,14 @@ _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 _log = structlog.get_logger("booking")
 
-TICK_AGAIN_MS = 100
+TICK_AGAIN_S = 0.1
 """How long to wait before another tick for the same timer, where the log's clock is behind ours."""
+
+TICK_AGAIN_S_MAX = 2.0
+"""That wait doubles up to this: a clock that is far ahead of the log's does not flood it."""
+
+LOOK_AGAIN_S = 30.0
+"""Longest sleep until a timer is due: meanwhile a clock that was wrong may have been set right."""
 
 
 class DivergedError(Exception):
@@ -83,15 +89,27 @@ class BookingOptions(msgspec.Struct, frozen=True):
 class _Owned:
     """A book that this actor holds."""
 
-    __slots__ = ("committed", "epoch", "runner", "since_snapshot", "snapshot_ms", "tick_at_ms")
+    __slots__ = (
+        "_tick_wait_s", "_ticked_ms",
+        "committed", "epoch", "runner", "since_snapshot", "snapshot_s", "tick_at_s",
+    )  # fmt: skip
 
-    def __init__(self, runner: BookRunner, record: CommitRecord, now_ms: int) -> None:
+    def __init__(self, runner: BookRunner, record: CommitRecord) -> None:
         self.runner = runner
         self.epoch = record.epoch
         self.committed = record.position
         self.since_snapshot = 0
-        self.snapshot_ms = now_ms
-        self.tick_at_ms = 0  # no tick before then: one is on its way
+        self.snapshot_s = trio.current_time()
+        self.tick_at_s = -math.inf  # no tick before then: one is on its way
+        self._ticked_ms: int | None = None
+        self._tick_wait_s = TICK_AGAIN_S
+
+    def ticked(self, due_ms: int | None) -> None:
+        """A tick for the timer that is due at *due_ms* is on its way; one more can wait."""
+        again = due_ms == self._ticked_ms
+        self._tick_wait_s = min(self._tick_wait_s * 2, TICK_AGAIN_S_MAX) if again else TICK_AGAIN_S
+        self._ticked_ms = due_ms
+        self.tick_at_s = trio.current_time() + self._tick_wait_s
 
 
 class _Batch(msgspec.Struct):
@@ -243,7 +261,7 @@ class _Host:
                 f"book {book}: replay to {record.position} gives digest {runner.digest}, the commit "
                 f"record says {record.digest}; run 'holdfast check {book}'"
             )
-        self._owned[book] = _Owned(runner, record, self._clock.now_ms())
+        self._owned[book] = _Owned(runner, record)
         _log.info("book_taken_over", book=book, epoch=record.epoch, replayed=replayed)
         self._interrupt_read.cancel()  # so that the next read includes it
 
@@ -315,16 +333,16 @@ class _Host:
                 batch.restores.append((book, decided.restore_more))
             owned.since_snapshot += len(entries)
             if self._wants_snapshot(owned):
-                owned.since_snapshot, owned.snapshot_ms = 0, self._clock.now_ms()
+                owned.since_snapshot, owned.snapshot_s = 0, trio.current_time()
                 batch.snapshots.append((book, runner.snapshot()))
         self._timers_changed.set()
         return batch if batch.commits else None
 
     def _wants_snapshot(self, owned: _Owned) -> bool:
-        age_ms = self._clock.now_ms() - owned.snapshot_ms
+        age_s = trio.current_time() - owned.snapshot_s
         return (
             owned.since_snapshot >= self._options.snapshot_inputs
-            or age_ms >= self._options.snapshot_s * 1000
+            or age_s >= self._options.snapshot_s
         )
 
     def _give_up(self, book: str, error: Exception) -> None:
@@ -397,28 +415,33 @@ class _Host:
     # -- tick -------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Append a tick for each book whose earliest timer is due."""
+        """Append a tick for each book whose earliest timer is due.
+
+        The clock may be wrong and be set right at any moment, so it says only what is due by now;
+        how long to wait for anything is counted in the process's own time.
+        """
         while True:
             self._timers_changed = trio.Event()
-            now = self._clock.now_ms()
-            wake_ms = math.inf
+            now_s, now_ms = trio.current_time(), self._clock.now_ms()
+            wake_s = math.inf
             due: list[str] = []
             for book, owned in self._owned.items():
-                at = owned.runner.next_due_ms()
-                if at is None:
+                due_ms = owned.runner.next_due_ms()
+                if due_ms is None:
                     continue
-                at = max(at, owned.tick_at_ms)
-                if at <= now:
+                wait_s = max((due_ms - now_ms) / 1000, owned.tick_at_s - now_s)
+                if wait_s <= 0:
                     due.append(book)
                 else:
-                    wake_ms = min(wake_ms, at)
+                    wake_s = min(wake_s, now_s + min(wait_s, LOOK_AGAIN_S))
             for book in due:
-                if book in self._owned:  # it may have been given up while another one was ticked
+                owned = self._owned.get(book)
+                if owned is not None:  # it may have been given up while another one was ticked
                     # If it takes longer to be decided, another one does no harm.
-                    self._owned[book].tick_at_ms = now + TICK_AGAIN_MS
+                    owned.ticked(owned.runner.next_due_ms())
                     await self._append_tick(book)
             if not due:
-                with trio.move_on_after(max(wake_ms - now, 0) / 1000):
+                with trio.move_on_at(wake_s):
                     await self._timers_changed.wait()
 
     async def _append_tick(self, book: str) -> None:

@@ -11,7 +11,13 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, DivergedError, run_booking
+from holdfast.actors.booking.actor import (
+    LOOK_AGAIN_S,
+    TICK_AGAIN_S_MAX,
+    BookingOptions,
+    DivergedError,
+    run_booking,
+)
 from holdfast.actors.booking.invariants import full_scan
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.runner import BookBugError, BookRunner, VersionError
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import ActionEntry, Log, OutcomeEntry
 
 BEGIN_MS = 1_764_547_200_000  # 2025-12-01, a Monday, 01:00 in Berlin
+HOUR_MS = 3_600_000
 BOOK = "demo"
 
 PRACTICE = m.DefinePractice(
@@ -48,13 +55,14 @@ PRACTICE = m.DefinePractice(
 
 
 class VirtualClock:
-    """Trio's time, which tests let jump, as milliseconds since the epoch."""
+    """Trio's time, which tests let jump, as milliseconds since the epoch; *ahead_ms* of the right one."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead_ms: int = 0) -> None:
         self._origin_s = trio.current_time()
+        self.ahead_ms = ahead_ms
 
     def now_ms(self) -> int:
-        return BEGIN_MS + round((trio.current_time() - self._origin_s) * 1000)
+        return BEGIN_MS + round((trio.current_time() - self._origin_s) * 1000) + self.ahead_ms
 
 
 class Crash(BaseException):
@@ -223,6 +231,53 @@ async def test_a_hold_expires_by_a_tick_of_the_actors_own(autojump_clock: MockCl
         assert b"hold_expired" in outcome.timers
         stop.set()
     await assert_sound(log, BOOK)
+
+
+@pytest.mark.parametrize("ahead_ms", [2 * HOUR_MS, -2 * HOUR_MS])
+async def test_a_wrong_clock_that_is_set_right_delays_no_timer(
+    autojump_clock: MockClock, ahead_ms: int
+) -> None:
+    """Nobody else comes: an input of any kind would fire the timer too."""
+    log, clock = MemoryLog(VirtualClock()), VirtualClock(ahead_ms)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        ids = await log.append(
+            BOOK,
+            [
+                new(PRACTICE, "p"),
+                new(m.RequestSlot("checkup", MONDAY_TEN), "k1", "customer:K1"),
+            ],
+        )
+        await trio.sleep(60)
+        clock.ahead_ms = 0
+        await trio.sleep(540 + LOOK_AGAIN_S + 1)
+        stop.set()
+    due_ms = int(ids[1].split("-")[0]) + 600_000
+    outcomes = await every(log.read_outcomes, BOOK)
+    (expired,) = [outcome for outcome in outcomes if b"hold_expired" in outcome.timers]
+    assert 0 <= int(expired.id.split("-")[0]) - due_ms <= LOOK_AGAIN_S * 1000
+
+
+async def test_a_clock_that_is_ahead_does_not_flood_the_log(autojump_clock: MockClock) -> None:
+    """Only the log's time fires a timer; until then a tick changes nothing."""
+    log = MemoryLog(VirtualClock())
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, VirtualClock(2 * HOUR_MS), stop)
+        ids = await log.append(
+            BOOK,
+            [
+                new(PRACTICE, "p"),
+                new(m.RequestSlot("checkup", MONDAY_TEN), "k1", "customer:K1"),
+            ],
+        )
+        await trio.sleep(605)
+        stop.set()
+    due_ms = int(ids[1].split("-")[0]) + 600_000
+    ticks = [entry.ms for entry in await every(log.read_inputs, BOOK) if entry.type == "tick"]
+    assert len([ms for ms in ticks if ms <= due_ms]) < 600 / TICK_AGAIN_S_MAX + 10
+    assert min(ms for ms in ticks if ms >= due_ms) - due_ms <= TICK_AGAIN_S_MAX * 1000
 
 
 async def test_a_new_book_is_owned_while_the_actor_waits_for_others(
