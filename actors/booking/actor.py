@@ -435,8 +435,8 @@ class _Host:
                 else:
                     wake_s = min(wake_s, now_s + min(wait_s, LOOK_AGAIN_S))
             for book in due:
-                owned = self._owned.get(book)
-                if owned is not None:  # it may have been given up while another one was ticked
+                if book in self._owned:  # it may have been given up while another one was ticked
+                    owned = self._owned[book]
                     # If it takes longer to be decided, another one does no harm.
                     owned.ticked(owned.runner.next_due_ms())
                     await self._append_tick(book)
