@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -100,11 +101,13 @@ class Summary(msgspec.Struct):
 
     Attributes:
       wall_s: How long it took.
+      interrupted: Somebody had enough; what was under way does not count.
       scenarios: By scenario.
       violations: By run, in the order of the runs.
     """
 
     wall_s: float = 0.0
+    interrupted: bool = False
     total: Tally = msgspec.field(default_factory=Tally)
     scenarios: dict[str, Tally] = msgspec.field(default_factory=dict[str, Tally])
     violations: list[tuple[Job, Violation]] = msgspec.field(
@@ -194,12 +197,13 @@ def results_of(jobs: Sequence[Job], processes: int = 1) -> Iterator[Result]:
         yield from map(run_job, jobs)
         return
     # A fresh interpreter for each: what the parent has loaded or patched is none of their business.
-    with multiprocessing.get_context("spawn").Pool(processes, _calm) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, _begin) as pool:
         yield from pool.imap(run_job, jobs)
 
 
-def _calm() -> None:
-    """Look for reference cycles seldom: a book has none."""
+def _begin() -> None:
+    """Look for reference cycles seldom, a book has none; and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
 
@@ -220,11 +224,14 @@ def run_jobs(
     """
     summary = Summary()
     begin = time.monotonic()
-    for job, result in zip(jobs, results_of(jobs, processes), strict=False):
-        summary.add(job, result)
-        summary.wall_s = time.monotonic() - begin
-        if progress is not None:
-            progress(summary)
-        if until_failure and summary.violations:
-            break
+    try:
+        for job, result in zip(jobs, results_of(jobs, processes), strict=False):
+            summary.add(job, result)
+            summary.wall_s = time.monotonic() - begin
+            if progress is not None:
+                progress(summary)
+            if until_failure and summary.violations:
+                break
+    except KeyboardInterrupt:
+        summary.interrupted = True
     return summary
