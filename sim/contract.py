@@ -51,14 +51,16 @@ class _Before(msgspec.Struct):
       over: Holds whose deadline has come.
       ended: Appointments whose end has come.
       calls: Ids of the payment calls under way, by their payment.
-      state: All but the memory of keys, encoded; None where nobody looks, or timers change it.
+      quiet: No timer is due, so that only the input itself can change anything.
+      state: All but the memory of keys, encoded; None where nobody looks.
     """
 
     link: str
     over: list[str]
     ended: list[str]
     calls: dict[str, str]
-    state: bytes | None
+    quiet: bool = True
+    state: bytes | None = None
 
 
 class Contract:
@@ -92,28 +94,27 @@ class Contract:
                 self._fail("S9 actions", f"{placed.action} left, and the book does not know of it")
         for outcome in decided.outcomes:
             if outcome.status == "invalid":
-                self._check_unchanged(entry, state, before)
+                self._check_unchanged(entry, state, before, decided)
                 continue
             result = self._decoder.decode(outcome.body)
             self._check_timers(entry, outcome, before)
             if entry.type in wire.COMMANDS:
                 self._check_answer(entry, outcome, result, state, now)
-            if isinstance(result, m.Refused):
-                self._check_unchanged(entry, state, before)
+            if isinstance(result, m.Refused) or outcome.replayed:
+                self._check_unchanged(entry, state, before, decided)
             elif entry.type == "taken_over":
                 self._check_restore(entry, decided, before)
             elif entry.type == "payment_result":
                 self._check_result(entry, result, before)
-            elif not outcome.replayed:
+            else:
                 self._check_accepted(entry, result, state, now)
         return decided
 
     def _look(self, runner: BookRunner, now: int) -> _Before:
-        before = _Before(runner.digest, [], [], {}, None)
-        timers = False
+        before = _Before(runner.digest, [], [], {})
         for booking in runner.state.bookings.values():
             if booking.due_ms <= now or 0 < booking.payment.due_ms <= now:
-                timers = True
+                before.quiet = False
             if booking.due_ms <= now:
                 if booking.status in AWAITING:
                     before.over.append(booking.id)
@@ -122,7 +123,7 @@ class Contract:
             if booking.payment.in_flight:
                 before.calls[booking.payment.id] = booking.payment.in_flight
         self._inputs += 1
-        if self._inputs % LOOK_EVERY == 0 and not timers:
+        if self._inputs % LOOK_EVERY == 0 and before.quiet:
             before.state = self._encode(runner.state)
         return before
 
@@ -131,9 +132,13 @@ class Contract:
 
     # -- each input ----------------------------------------------------------
 
-    def _check_unchanged(self, entry: InputEntry, state: Book, before: _Before) -> None:
-        if before.state is not None and before.state != self._encode(state):
-            self._fail("S11 sealed", f"{entry.id} was refused, and changed the book")
+    def _check_unchanged(
+        self, entry: InputEntry, state: Book, before: _Before, decided: Decided
+    ) -> None:
+        """What is refused, or answered from memory, changes nothing and does nothing."""
+        changed = before.state is not None and before.state != self._encode(state)
+        if changed or (before.quiet and (decided.payments or decided.notifications)):
+            self._fail("S11 sealed", f"{entry.id} was refused or answered anew, and had an effect")
 
     def _check_timers(self, entry: InputEntry, outcome: OutcomeEntry, before: _Before) -> None:
         events = self._events.decode(outcome.timers) if outcome.timers else []

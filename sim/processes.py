@@ -233,12 +233,45 @@ class Gate:
             await trio.sleep_forever()
 
 
-class GatedLog:
-    """The port ``Log`` as a process sees it."""
+class Bound:
+    """Sees that a process never has more of something than it may.
 
-    def __init__(self, log: Log, gate: Gate) -> None:
+    Args:
+      most: How many it may have.
+      on_excess: Called with the count where it is more.
+    """
+
+    def __init__(self, most: int, on_excess: Callable[[int], None]) -> None:
+        self._most = most
+        self._on_excess = on_excess
+
+    def see(self, count: int) -> None:
+        """It has *count* of them now."""
+        if count > self._most:
+            self._on_excess(count)
+
+
+class GatedLog:
+    """The port ``Log`` as a process sees it.
+
+    Args:
+      log: The process's connection.
+      gate: Its gate.
+      bound: Of the actions that it has taken and not finished.
+    """
+
+    def __init__(self, log: Log, gate: Gate, bound: Bound | None = None) -> None:
         self._log = log
         self._gate = gate
+        self._bound = bound
+        self._held: dict[tuple[str, str], None] = {}
+
+    def _hold(self, entries: list[tuple[str, ActionEntry]]) -> list[tuple[str, ActionEntry]]:
+        for book, entry in entries:
+            self._held[book, entry.id] = None
+        if self._bound is not None:
+            self._bound.see(len(self._held))
+        return entries
 
     async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
         """See ``Log``."""
@@ -313,16 +346,18 @@ class GatedLog:
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
     ) -> list[tuple[str, ActionEntry]]:
         """See ``Log``."""
-        return await self._gate.through(
-            "read_actions", self._log.read_actions, stream, books, consumer, count, wait_s
+        call = self._log.read_actions
+        return self._hold(
+            await self._gate.through("read_actions", call, stream, books, consumer, count, wait_s)
         )
 
     async def claim_actions(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
     ) -> list[tuple[str, ActionEntry]]:
         """See ``Log``."""
-        return await self._gate.through(
-            "claim_actions", self._log.claim_actions, stream, books, consumer, count, idle_s
+        call = self._log.claim_actions
+        return self._hold(
+            await self._gate.through("claim_actions", call, stream, books, consumer, count, idle_s)
         )
 
     async def keep_claim(
@@ -342,6 +377,8 @@ class GatedLog:
         await self._gate.through(
             "finish_actions", self._log.finish_actions, stream, book, finished, dead_letters
         )
+        for entry_id, _ in finished:
+            self._held.pop((book, entry_id), None)
 
     async def aclose(self) -> None:
         """See ``Log``."""
@@ -349,42 +386,61 @@ class GatedLog:
 
 
 class GatedProvider:
-    """The port ``Provider`` as a process sees it."""
+    """The port ``Provider`` as a process sees it.
 
-    def __init__(self, provider: Provider, gate: Gate) -> None:
+    Args:
+      provider: The world's.
+      gate: The process's.
+      bound: Of the calls that it has under way.
+    """
+
+    def __init__(self, provider: Provider, gate: Gate, bound: Bound | None = None) -> None:
         self._provider = provider
         self._gate = gate
+        self._bound = bound
+        self._under_way = 0
+
+    async def _through(
+        self, what: str, call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args
+    ) -> _T:
+        self._under_way += 1
+        if self._bound is not None:
+            self._bound.see(self._under_way)
+        try:
+            return await self._gate.through(what, call, *args)
+        finally:
+            self._under_way -= 1
 
     async def preauthorize(
         self, payment: str, amount_cents: int, currency: str, customer: str, key: str
     ) -> ProviderAnswer:
         """See ``Provider``."""
         call = self._provider.preauthorize
-        return await self._gate.through(
+        return await self._through(
             "preauthorize", call, payment, amount_cents, currency, customer, key
         )
 
     async def capture(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
         """See ``Provider``."""
         call = self._provider.capture
-        return await self._gate.through("capture", call, payment, amount_cents, key)
+        return await self._through("capture", call, payment, amount_cents, key)
 
     async def void(self, payment: str, key: str) -> ProviderAnswer:
         """See ``Provider``."""
-        return await self._gate.through("void", self._provider.void, payment, key)
+        return await self._through("void", self._provider.void, payment, key)
 
     async def refund(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
         """See ``Provider``."""
         call = self._provider.refund
-        return await self._gate.through("refund", call, payment, amount_cents, key)
+        return await self._through("refund", call, payment, amount_cents, key)
 
     async def status(self, payment: str) -> ProviderAnswer:
         """See ``Provider``."""
-        return await self._gate.through("status", self._provider.status, payment)
+        return await self._through("status", self._provider.status, payment)
 
     async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
         """See ``Provider``."""
-        return await self._gate.through("ledger", self._provider.ledger, prefix)
+        return await self._through("ledger", self._provider.ledger, prefix)
 
     async def aclose(self) -> None:
         """See ``Provider``."""

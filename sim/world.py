@@ -38,6 +38,7 @@ from holdfast.sim.options import FAULT_GROUPS, draw_options
 from holdfast.sim.processes import (
     RUNNING,
     SWEEP_MAX,
+    Bound,
     Gate,
     GatedLog,
     GatedMailer,
@@ -423,7 +424,7 @@ class World:
         options = self.options
         connection = self.server.connect(gate.name)
         gate.on_crash = connection.kill
-        log = GatedLog(connection, gate)
+        log = GatedLog(connection, gate, self._held_bound(slot.kind, gate))
         rng = self.draws.generator("process", gate.name)
         match slot.kind:
             case "booking":
@@ -434,7 +435,10 @@ class World:
                     log, gate.clock, owner=slot.owner, options=options.booking, stop=stop
                 )
             case "payment":
-                provider = GatedProvider(self.provider, gate)
+                calls_max = options.payment.concurrency_max
+                provider = GatedProvider(
+                    self.provider, gate, self._bound(gate, "calls the provider", calls_max)
+                )
                 await run_payment(
                     log,
                     provider,
@@ -453,6 +457,20 @@ class World:
                     stop=stop,
                     rng=rng,
                 )
+
+    def _held_bound(self, kind: Kind, gate: Gate) -> Bound | None:
+        """Of the actions that a process may hold: a read and a claim each fill the room they saw."""
+        if kind == "booking":
+            return None
+        options = self.options.payment if kind == "payment" else self.options.notification
+        return self._bound(gate, "holds actions", 2 * options.read_max + len(self.books))
+
+    def _bound(self, gate: Gate, what: str, most: int) -> Bound:
+        def exceeded(count: int) -> None:
+            details = f"{gate.name} {what}: {count} at a time, {most} may be"
+            self._violated(Violation("S16 bounds", details, len(self.trace.lines)))
+
+        return Bound(most, exceeded)
 
     def _draw_troubles(self, nursery: trio.Nursery, slot: _Slot, gate: Gate) -> None:
         """What this life will suffer."""
