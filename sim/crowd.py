@@ -168,6 +168,9 @@ class Crowd:
 
     async def _operator(self, book: str) -> None:
         log = self._connect(f"operator-{book}")
+        if book != self._books[0]:  # a practice that joins while others are busy
+            bound = self._options.span_s * 1000
+            await trio.sleep(self._draws.below("crowd.opens_ms", bound, book) / 1000)
         body = wire.encode_message(self._practice)
         await self.send(
             log, book, NewInput("define_practice", body, "practice-1", "service:office")
