@@ -154,7 +154,7 @@ def observe(
     """
     payment = booking.payment
     if payment.in_flight != action_id:
-        _late(book, booking, action_id, result, emit, events)
+        _late(book, booking, action_id, result, now, emit, events)
         return False
     payment.in_flight = ""
     del book.in_flight[action_id]
@@ -210,15 +210,30 @@ def _late(
     booking: Booking,
     action_id: str,
     result: PaymentResult,
+    now: int,
     emit: Emit[Action],
     events: list[Event],
 ) -> None:
-    """A result nobody waits for: a repeat, or a hint that our knowledge is old."""
+    """A result nobody waits for: a repeat, or a hint that our knowledge is old.
+
+    Actions are handed out again, at times long after they were emitted. So a call that the book had
+    given up may have been made just now, and what the provider said before does not count.
+    """
     payment = booking.payment
+    status = result.status
+    made = status in ("authorized", "captured", "pending", "unknown")
+    if made and payment.observed in NEVER_HAPPENED:
+        payment.since_ms = now
+        book.touch(booking)
     if payment.in_flight:
         why = "another call is in flight"
-    elif result.status in (payment.observed, "unknown", "pending", "failed", "none"):
+    elif status in (payment.observed, "failed", "none"):
         why = "nothing new"
+    elif status in ("pending", "unknown"):
+        why = "nothing new"
+        if payment.observed == "none":
+            why = "may have happened: checking"
+            check(book, booking, emit)
     else:
         why = f"contradicts {payment.observed}: checking"
         check(book, booking, emit)

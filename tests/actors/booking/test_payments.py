@@ -267,6 +267,43 @@ def test_the_settle_time_begins_anew_after_a_takeover_too() -> None:
     assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
 
 
+@pytest.mark.parametrize("status", ["authorized", "captured", "pending", "unknown"])
+def test_a_late_answer_to_a_call_takes_belief_from_a_check_under_way(status: ResultStatus) -> None:
+    """Found by the simulator (seed 2269, preferences).
+
+    After a failover an old call was carried out once more while the provider was being asked, and an
+    old "never heard of it" made the book forget money that was on hold.
+    """
+    desk = Desk(dentist(check_settle_s=60))
+    booking = desk.hold()
+    first = desk.actions[0].id
+    desk.settle(booking, "unknown")
+    desk.cancel(booking)
+    desk.tick(desk.now + 120 * SECOND)
+    assert booking.payment.call == "check_status"
+    assert kinds(desk.answer(first, status)) == ["result_ignored"]
+    assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
+
+
+@pytest.mark.parametrize("status", ["pending", "unknown"])
+def test_an_old_call_that_was_carried_out_once_more_is_asked_about(status: ResultStatus) -> None:
+    """It was handed out again long after the book had learnt that it never happened."""
+    desk = Desk(dentist(check_settle_s=60))
+    booking = desk.hold()
+    first = desk.actions[0].id
+    desk.cancel(booking)
+    desk.settle(booking, "unknown")
+    desk.tick(desk.now + 120 * SECOND)
+    desk.settle(booking, "none")
+    assert payments.is_settled(booking.payment)
+    assert kinds(desk.answer(first, status)) == ["result_ignored"]
+    assert booking.payment.call == "check_status"
+    assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
+    desk.tick()
+    desk.settle(booking, "authorized")
+    assert booking.payment.call == "void"
+
+
 def test_the_distances_begin_anew_after_a_change() -> None:
     desk = Desk(dentist())
     booking = desk.hold()
