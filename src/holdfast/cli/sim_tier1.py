@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.cli.common import (
@@ -141,10 +142,9 @@ def _keep(job: Job, folder: Path, smaller: bool) -> tuple[Path, Case] | None:
     if case is None:
         return None
     if smaller:
-        try:
+        # Played from its steps it may hold: then all of them are kept, for a person to see.
+        with suppress(ValueError):
             case = shrink(case)
-        except ValueError:
-            pass  # played from its steps it does not fail: keep all of them for a person
     path = folder / f"tier1-{job.scenario}-{job.seed}.json"
     try:
         write_case(path, case)
@@ -223,6 +223,6 @@ def _print(out: Console, summary: Summary, kept: tuple[Path, Case] | None) -> No
     out.print(f"  found by: {job.command}", highlight=False)
     if kept is not None:
         path, case = kept
-        out.print(f"  made smaller: {len(case.steps)} steps", highlight=False)
+        out.print(f"  kept: {len(case.steps)} steps", highlight=False)
         out.print(f"  case: {escape(str(path))}", highlight=False)
         out.print(f"  again: holdfast sim --tier 1 --replay {escape(str(path))}", highlight=False)
