@@ -138,6 +138,8 @@ class SimServer:
         self._open: dict[int, trio.CancelScope] = {}
         self._opened = 0
         self._was_still = False
+        self._failed_over = MemoryLog(clock)
+        """What there was right after the newest failover."""
         for window in faults.away:
             nursery.start_soon(self._go_away, window)
         for refusing in faults.refusing:
@@ -238,13 +240,17 @@ class SimServer:
 
     async def _fail_over(self, failover: Failover) -> None:
         await self._until(failover.at_ms - failover.lost_ms)
-        replica = copy_books(self.log)
+        replica, failed_over = copy_books(self.log), self._failed_over
         await self._until(failover.at_ms)
         if failover not in self.faults.failovers:
             return
+        if self._failed_over is not failed_over:  # since then every replica follows the new primary
+            replica = copy_books(self._failed_over)
         lost = _lost(self.log, replica)
         changed = _differ(self.log, replica)
         self.log.books, self.log.registered = replica
+        self._failed_over = MemoryLog(self.clock)
+        self._failed_over.books, self._failed_over.registered = copy_books(self.log)
         # The replica's clock moves: ids that were given out once must not come again.
         now = self.clock.now_ms()
         self.server_clock.still = tuple(w for w in self.server_clock.still if w.begin_ms > now)

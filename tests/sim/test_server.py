@@ -387,6 +387,21 @@ def test_some_commits_of_a_pipeline_are_refused() -> None:
     assert len(unknown) > 5
 
 
+def test_what_one_failover_lost_no_later_one_brings_back() -> None:
+    """A replica that falls behind follows the new primary, and not the one that was lost."""
+    failovers = (Failover(START_MS + 10_000, 4_000, 500), Failover(START_MS + 11_000, 2_000, 500))
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        await log.append("other", [new(1)])
+        await trio.sleep(8)
+        await log.append("other", [new(2)])
+        assert keys(server, "other") == ["k-1", "k-2"]
+        await trio.sleep(5)
+        assert keys(server, "other") == ["k-1"]
+
+    assert simulate(ServerFaults(failovers=failovers), story).counts.fired["failover"] == 2
+
+
 def test_a_failover_takes_all_keys_of_all_books_back_together() -> None:
     failover = Failover(START_MS + 10_000, 4_000, 2_000)
     lost: list[tuple[str, InputEntry]] = []
