@@ -46,6 +46,7 @@ class BookHistory(msgspec.Struct):
       inputs: Every input ever appended, even if it was lost later.
       refused: Number of commits that were refused.
       epochs: Epochs in the order in which they were given out.
+      put_back: Positions of snapshots that an operator put in the place of newer ones.
     """
 
     inputs: list[InputEntry] = msgspec.field(default_factory=list[InputEntry])
@@ -53,6 +54,7 @@ class BookHistory(msgspec.Struct):
     refused: int = 0
     epochs: list[int] = msgspec.field(default_factory=list[int])
     snapshots: list[Snapshot] = msgspec.field(default_factory=list[Snapshot])
+    put_back: dict[str, None] = msgspec.field(default_factory=dict[str, None])
 
 
 class RecordingLog(MemoryLog):
@@ -138,6 +140,13 @@ class RecordingLog(MemoryLog):
             if self.on_commit is not None:
                 self.on_commit(commit.book, written)
         return refused
+
+    async def read_snapshot(self, book: str) -> Snapshot | None:
+        """See ``Log.read_snapshot``."""
+        snapshot = await super().read_snapshot(book)
+        if snapshot is not None and snapshot.position in self.of(book).put_back:
+            self.marks.hit("operator_snapshot_back_mattered")
+        return snapshot
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log.save_snapshot``."""

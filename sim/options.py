@@ -20,6 +20,7 @@ from holdfast.sim.clock import START_MS
 from holdfast.sim.crowd import CrowdOptions
 from holdfast.sim.faults import ServerFaults, draw_server_faults
 from holdfast.sim.mailer import MailerFaults
+from holdfast.sim.operator_faults import OperatorFaults, draw_operator_faults
 from holdfast.sim.processes import ProcessFaults
 from holdfast.sim.provider_faults import ProviderFaults, draw_provider_faults
 from holdfast.transport.pool import ServerOptions
@@ -38,6 +39,7 @@ FAULTS: Final[Mapping[str, str]] = {
     "provider": "the payment provider is late, wrong, away, or forgets",
     "mailer": "messages cannot be delivered, or nobody knows",
     "process": "processes crash, stop, pause, and begin again",
+    "operator": "an operator changes the practice, trims, replays, and appends old entries again",
 }
 """Name and sentence of each group of faults."""
 
@@ -103,6 +105,7 @@ class Options(msgspec.Struct, frozen=True):
     payment: PaymentOptions
     notification: NotificationOptions
     provider: ProviderFaults
+    operator: OperatorFaults
     mailer: MailerFaults
     process: ProcessFaults
     server: ServerFaults
@@ -169,6 +172,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         provider=draw_provider_faults(
             draws, partial(swarm.share, "provider"), scenario, START_MS, fault_s
         ),
+        operator=draw_operator_faults(swarm.share, fault_s),
         mailer=MailerFaults(
             error_before=swarm.share("mailer", "mailer.error_before", 0.3),
             error_after=swarm.share("mailer", "mailer.error_after", 0.3),

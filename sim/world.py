@@ -34,6 +34,7 @@ from holdfast.sim.history import RecordingLog
 from holdfast.sim.leaks import LeakError, Sealed
 from holdfast.sim.mailer import SimMailer
 from holdfast.sim.marks import Marks
+from holdfast.sim.operator import Operator
 from holdfast.sim.options import FAULT_GROUPS, draw_options
 from holdfast.sim.processes import (
     RUNNING,
@@ -222,6 +223,19 @@ class World:
             options.practice,
             options.changed,
         )
+        self.operator = Operator(
+            self.server.connect,
+            self.log,
+            self.crowd,
+            self.checks,
+            draws,
+            options.operator,
+            marks,
+            trace,
+            self.books,
+            options.practice,
+            options.crowd.starts_ms,
+        )
         if options.turns:
             self._turn = trio.Semaphore(1)
 
@@ -248,6 +262,7 @@ class World:
                 processes.start_soon(self._storm)
             async with trio.open_nursery() as crowd:
                 crowd.start_soon(self.crowd.run)
+                crowd.start_soon(self.operator.run)
                 await trio.sleep(options.fault_s)
                 self._heal()
                 crowd.cancel_scope.deadline = trio.current_time() + CROWD_S_MAX
