@@ -8,7 +8,8 @@ import msgspec
 
 from holdfast.cli.common import EXIT_FAILED, CliError
 from holdfast.sim.cases import Case, Size, run_case, size_of, write_case
-from holdfast.sim.shrink import NoFailureError, shrink
+from holdfast.sim.search import NoFailureError
+from holdfast.sim.shrink import shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
