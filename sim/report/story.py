@@ -161,9 +161,10 @@ def tell(world: World, violation: Violation, virtual_ms: int) -> Story:
     events, folded = _fold([event(number) for number in range(last)], seen)
     events = events[-EVENTS_MAX:]
     first = events[0].number if events else 0
+    arrows = _arrows(events, senders)
     return Story(
         lanes=lanes.names,
-        events=events,
+        events=_with_inputs(events, arrows),
         lives=[life for life in _lives(lines, lanes) if _overlaps(life, first, last)],
         folded={number: count for number, count in folded.items() if number > first},
         before=first,
@@ -173,7 +174,7 @@ def tell(world: World, violation: Violation, virtual_ms: int) -> Story:
         violated=_violated(lanes, violation, seen, writers, lines),
         inputs=inputs,
         violated_inputs=_about(violation.details, inputs),
-        arrows=_arrows(events, senders),
+        arrows=arrows,
         touched=_touched(events, lanes, writers),
         start_ms=start_ms,
         faults=len(faults),
@@ -280,6 +281,18 @@ def _arrows(events: Sequence[Event], senders: Mapping[str, str]) -> list[tuple[i
         elif event.what == "outcome":
             arrows += [(committed[one], event.number) for one in event.inputs if one in committed]
     return arrows
+
+
+def _with_inputs(events: Sequence[Event], arrows: Sequence[tuple[int, int]]) -> list[Event]:
+    """What was sent is about the input that it became."""
+    became = {event.number: event.inputs for event in events}
+    about = {begin: became[end] for begin, end in arrows}
+    return [
+        msgspec.structs.replace(event, inputs=about[event.number])
+        if event.kind == "send" and event.number in about
+        else event
+        for event in events
+    ]
 
 
 def _writers(world: World, books: Mapping[str, BookHistory]) -> dict[int, str]:

@@ -279,8 +279,9 @@ def title_of(event: Event, story: Story) -> str:
 
 
 def _mark(event: Event, story: Story, places: _Places) -> str:
+    class_ = "mark fault" if event.kind == "fault" else "mark"
     return (
-        f'<g class="mark" id="e{event.number}" data-x="{places.at[event.number]:g}" '
+        f'<g class="{class_}" id="e{event.number}" data-x="{places.at[event.number]:g}" '
         f'data-inputs="{_numbers(event.inputs)}" '
         f'transform="translate({places.at[event.number]:g} {_y(event.lane):g})">'
         f"<title>{plain(title_of(event, story))}</title>"
