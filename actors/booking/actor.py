@@ -230,13 +230,10 @@ class _Host:
 
     async def _own(self, book: str) -> None:
         """Take a book over, load it, replay it to its position, and begin to decide for it."""
+        # Looked at first, so that a process of another release does not take the book from its owner.
+        _check_version(book, await self._patiently(self._log.read_record, book))
         record = await self._patiently(self._log.take_over, book, self._owner)
-        version = BookingMachine.version
-        if record.version not in (0, version):
-            raise VersionError(
-                f"book {book} was decided by machine version {record.version}, this is {version}: "
-                "drain it with the old release first"
-            )
+        _check_version(book, record)
         snapshot = await self._patiently(self._log.read_snapshot, book)
         if snapshot is not None and _order(snapshot.position) > _order(record.position):
             snapshot = None  # of a tail that a failover lost
@@ -467,6 +464,15 @@ class _Host:
                 _log.warning("log_away", why=str(error), wait_s=wait_s)
             await trio.sleep(wait_s)
             wait_s = min(wait_s * 2, self._options.retry_s_max)
+
+
+def _check_version(book: str, record: CommitRecord) -> None:
+    version = BookingMachine.version
+    if record.version not in (0, version):
+        raise VersionError(
+            f"book {book} was decided by machine version {record.version}, this is {version}: "
+            "drain it with the old release first"
+        )
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -467,6 +467,20 @@ async def test_a_book_of_another_machine_version_is_refused(autojump_clock: Mock
         await booking_actor(log, clock, trio.Event())
 
 
+async def test_a_process_of_another_release_leaves_a_book_to_its_owner(
+    autojump_clock: MockClock,
+) -> None:
+    """Taking it over would stop the owner, and then nobody would decide for the book."""
+    clock = VirtualClock()
+    log = await _left_book(clock)
+    held = log.book(BOOK)
+    held.record = msgspec.structs.replace(held.record, version=99)
+    record, count = held.record, held.inputs.added
+    with pytest.raises(VersionError):
+        await booking_actor(log, clock, trio.Event())
+    assert (held.record, held.inputs.added) == (record, count)
+
+
 async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
     autojump_clock: MockClock,
 ) -> None:
