@@ -75,7 +75,12 @@ def test_a_failure_leaves_a_small_case_that_can_be_replayed(tmp_path: Path) -> N
     assert "made smaller: 1 client events, 0 faults, 0 schedule deviations" in said
     path = out / "rivals-0.json"
     assert f"again: holdfast sim --replay {path}" in said
-    replayed = [CliRunner().invoke(app, ["sim", "--replay", str(path), "--json"]) for _ in range(2)]
+    page = out / "rivals-0.html"
+    assert f"page: {page}" in said
+    assert "S8 store" in page.read_text()
+    again = ["sim", "--replay", str(path), "--out", str(tmp_path / "pages"), "--json"]
+    replayed = [CliRunner().invoke(app, again) for _ in range(2)]
+    assert (tmp_path / "pages" / "rivals-0.html").is_file()
     facts = [msgspec.json.decode(once.stdout) for once in replayed]
     assert [once.exit_code for once in replayed] == [1, 1]
     assert (facts[0]["check"], facts[0]["unused"]) == ("S8 store", [])
@@ -93,11 +98,23 @@ def test_a_failure_can_be_left_as_it_is(tmp_path: Path) -> None:
     assert (case.seed, case.changes, case.check) == (0, {}, "S8 store")
 
 
+@pytest.mark.usefixtures("no_fence")
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("")
+    arguments = ["sim", "rivals", "--seeds", "0", "--out", str(folder), "--no-shrink"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert "cannot be written: " in done.output
+    assert "name another folder by --out" in " ".join(done.output.split())
+
+
 def test_a_case_that_holds_exits_0(tmp_path: Path) -> None:
     path = tmp_path / "case.json"
     write_case(path, Case(1, "mixed", (), {"no.such_draw()": 0}))
-    done = CliRunner().invoke(app, ["sim", "--replay", str(path)])
+    done = CliRunner().invoke(app, ["sim", "--replay", str(path), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0
+    assert not (tmp_path / "out").exists()
     assert "no draw of this world is called no.such_draw()" in done.stdout
     assert "every check held" in done.stdout
 

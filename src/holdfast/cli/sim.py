@@ -62,7 +62,7 @@ def sim(
         typer.Option("--replay", metavar="CASE", help="Run the world of a case's file instead."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the case of a failure is written.")
+        Path, typer.Option(metavar="FOLDER", help="Where the case and the page of a failure go.")
     ] = Path("sim-failures"),
     no_shrink: Annotated[
         bool, typer.Option("--no-shrink", help="Leave a failing world as large as it is.")
@@ -71,8 +71,8 @@ def sim(
 ) -> None:
     """Run the actors in simulated worlds, one for each seed. Exit 1 if a check fails.
 
-    Of the first failure the smallest case that fails so is written to a file. Put into
-    tests/sim/cases it is a regression test.
+    Of the first failure the smallest case that fails so is written to a file, and a page that shows
+    it. Put into tests/sim/cases the case is a regression test.
 
     Examples:
 
@@ -90,7 +90,7 @@ def sim(
                 raise CliError(
                     "--replay runs the scenario that its case names: name none beside it"
                 )
-            code = _replay(replay, as_json)
+            code = _replay(replay, out, as_json)
         elif scenarios == ["list"]:
             code = _list(as_json)
         else:
@@ -217,10 +217,11 @@ class _Night:
             yield lambda done, text: bars.update(task, completed=done, description=text)
 
 
-def _replay(path: Path, as_json: bool) -> int:
-    """Run the world of a case."""
+def _replay(path: Path, folder: Path, as_json: bool) -> int:
+    """Run the world of a case; if a check fails, write its page into *folder*."""
     from rich.markup import escape
 
+    from holdfast.cli.sim_failure import write_page
     from holdfast.sim.cases import CaseError, read_case, run_case, size_of, unused
     from holdfast.sim.runner import sentence_of
 
@@ -230,6 +231,7 @@ def _replay(path: Path, as_json: bool) -> int:
         raise CliError(str(error)) from None
     result, world = run_case(case)
     failed, size = result.violation, size_of(world)
+    page = write_page(folder, case, result, world, path)
     if as_json:
         facts = {
             "holds": failed is None,
@@ -240,6 +242,7 @@ def _replay(path: Path, as_json: bool) -> int:
             "events": result.events,
             "digest": result.digest,
             "unused": unused(case, world),
+            "page": page,
         }
         print_json(facts)
         return EXIT_FAILED if failed else EXIT_GOOD
@@ -253,6 +256,7 @@ def _replay(path: Path, as_json: bool) -> int:
     out.print(f"  fails: {failed.check}", highlight=False)
     out.print(f"  should be: {sentence_of(failed)}", highlight=False)
     out.print(f"  seen: {escape(failed.details)}", highlight=False)
+    out.print(f"  page: {escape(page)}", highlight=False)
     return EXIT_FAILED
 
 

@@ -1,7 +1,10 @@
-"""What ``holdfast sim`` leaves behind of a failure: the smallest case that fails so."""
+"""What ``holdfast sim`` leaves behind of a failure: the smallest case that fails so, and a page that shows it."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from holdfast.sim.checks import Violation
     from holdfast.sim.runner import Job
+    from holdfast.sim.world import Result, World
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -26,6 +30,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     Attributes:
       case: Where its case is.
+      page: Where the page is that shows it; "" if it did not fail again.
       command: Runs the case again.
       before: How much happened in the world as it was found.
       size: How much happens in the case.
@@ -35,6 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
     """
 
     case: str
+    page: str
     command: str
     before: Size
     size: Size
@@ -51,7 +57,7 @@ def keep(
     smaller: bool,
     progress: Callable[[int, Size], object] | None = None,
 ) -> Failure:
-    """Write the case of a failed world into *folder*.
+    """Write the case of a failed world into *folder*, and its page.
 
     Args:
       job: The world.
@@ -61,7 +67,7 @@ def keep(
       progress: Called after each world that is run for that.
 
     Raises:
-      CliError: It cannot be written.
+      CliError: They cannot be written.
     """
     why = f"{violation.check}: {violation.details}"
     case = Case(job.seed, job.scenario, job.groups, check=violation.check, why=why)
@@ -81,23 +87,63 @@ def keep(
                 shrunk.difference,
             )
             trouble = ""
-    size = size_of(run_case(case)[1])
+    result, world = run_case(case)
+    size = size_of(world)
     path = folder / f"{job.scenario}-{job.seed}.json"
-    try:
+    with _writable(path):
         write_case(path, case)
-    except OSError as error:
-        raise CliError(
-            f"{path} cannot be written: {error.strerror}; name another folder by --out", EXIT_FAILED
-        ) from None
     return Failure(
         case=str(path),
-        command=f"holdfast sim --replay {path}",
+        page=write_page(folder, case, result, world, path, difference),
+        command=command_of_case(path),
         before=before or size,
         size=size,
         runs=runs,
         difference=difference,
         trouble=trouble,
     )
+
+
+def write_page(
+    folder: Path, case: Case, result: Result, world: World, path: Path, difference: str = ""
+) -> str:
+    """Write the page of a world into *folder*; where it is, or "" if every check held.
+
+    Args:
+      folder: Made if it is not there.
+      case: The world's.
+      result: What became of it.
+      world: After its end.
+      path: Where the case is.
+      difference: To the nearest world that holds.
+
+    Raises:
+      CliError: It cannot be written.
+    """
+    from holdfast.sim.report import write_report
+
+    if result.violation is None:
+        return ""
+    page = folder / f"{path.stem}.html"
+    with _writable(page):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(page, case, result, world, difference, str(path))
+    return str(page)
+
+
+@contextmanager
+def _writable(path: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CliError(
+            f"{path} cannot be written: {error.strerror}; name another folder by --out", EXIT_FAILED
+        ) from None
+
+
+def command_of_case(path: Path) -> str:
+    """The command that runs a case again."""
+    return f"holdfast sim --replay {shlex.quote(str(path))}"
 
 
 def show(out: Console, failure: Failure) -> None:
@@ -112,4 +158,5 @@ def show(out: Console, failure: Failure) -> None:
     if failure.difference:
         out.print(f"  nearest that holds: {escape(failure.difference)}", highlight=False)
     out.print(f"  case: {escape(failure.case)}", highlight=False)
+    out.print(f"  page: {escape(failure.page)}", highlight=False)
     out.print(f"  again: {escape(failure.command)}", highlight=False)
