@@ -60,7 +60,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "S10 replay": "replay from the beginning and from every snapshot gives the same book",
     "S11 sealed": "nothing reaches for a clock, randomness or a file, and a refusal changes nothing",
     "S12 linearizable": "what was acknowledged before another was sent comes before it",
-    "S13 messages": "people are told committed facts, each once as far as the mailer can tell",
+    "S13 messages": "people are told committed facts, and what became of each message is reported",
     "S14 poison": "an entry that is no message becomes one dead letter, and the log goes on",
     "S15 no live effect": "replaying calls nobody",
     "S16 bounds": "pending entries, orphans, repeats, a customer's holds and waits are bounded",
@@ -201,6 +201,19 @@ class Checks:
         }
         shadow.provider_keys, shadow.mail_keys = before.provider_keys, before.mail_keys
         shadow.mail_actions = before.mail_actions
+
+    def on_old_commit(self, commit: Commit) -> None:
+        """Take note of a commit that an old primary took: it is lost from the first."""
+        shadow = self._shadows[commit.book]
+        order = len(self._trace.lines)
+        for entry in commit.payments:
+            action = self._action.decode(entry.body)
+            if not isinstance(action, m.CheckStatus):
+                shadow.provider_keys.setdefault(f"{commit.book}:{action.key}", order)
+        for entry in commit.notifications:
+            key = dedupe_key(commit.book, self._notify.decode(entry.body))
+            shadow.mail_keys.setdefault(key, order)
+        self._excuse(commit.book, commit)
 
     def _excuse(self, book: str, commit: Commit) -> None:
         """The actions of *commit* may have been carried out, and the book does not know."""
@@ -561,21 +574,24 @@ class Checks:
         for book, shadow in self._shadows.items():
             if self.messages_lost:
                 continue
-            failed = self._failed_reports(book)
-            for key in shadow.mail_keys:
-                told = key in counts or shadow.mail_actions[key] in failed
-                if not told and key not in self._excused:
+            reports = self._reports(book)
+            for key, action in shadow.mail_actions.items():
+                if key in self._excused:
+                    continue
+                if key not in counts and reports.get(action) != "failed":
                     self.fail("S13 messages", f"{key} was never delivered, nor reported as failed")
+                if action not in reports and not self.failover:
+                    self.fail("S13 messages", f"nobody reported what became of {key}")
 
-    def _failed_reports(self, book: str) -> dict[str, None]:
-        """The notifications that were reported as not delivered, by their actions' ids."""
+    def _reports(self, book: str) -> dict[str, str]:
+        """What was reported of notifications, by their actions' ids."""
         decoder = msgspec.json.Decoder(m.DeliveryReport)
         reports = [
             decoder.decode(entry.body)
             for entry in self._server.of(book).inputs
             if entry.type == "delivery_report" and not entry.problem
         ]
-        return {report.action: None for report in reports if report.status == "failed"}
+        return {report.action: report.status for report in reports}
 
     def _check_inputs(self, book: str, crowd: Crowd) -> None:
         inputs, outcomes = self._server.whole_inputs(book), self._server.whole_outcomes(book)
