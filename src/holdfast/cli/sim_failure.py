@@ -8,9 +8,21 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+from rich.markup import escape
 
-from holdfast.cli.common import EXIT_FAILED, CliError
-from holdfast.sim.cases import Case, Size, run_case, size_of, write_case
+from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD, CliError, print_json
+from holdfast.sim.cases import (
+    Case,
+    CaseError,
+    Size,
+    read_case,
+    run_case,
+    size_of,
+    unused,
+    write_case,
+)
+from holdfast.sim.report import write_report
+from holdfast.sim.runner import sentence_of
 from holdfast.sim.search import NoFailureError
 from holdfast.sim.shrink import shrink
 
@@ -120,8 +132,6 @@ def write_page(
     Raises:
       CliError: It cannot be written.
     """
-    from holdfast.sim.report import write_report
-
     if result.violation is None:
         return ""
     page = folder / f"{path.stem}.html"
@@ -148,8 +158,6 @@ def command_of_case(path: Path) -> str:
 
 def show(out: Console, failure: Failure) -> None:
     """Say what was kept, and how to see it again."""
-    from rich.markup import escape
-
     if failure.trouble:
         out.print(f"  not made smaller: {escape(failure.trouble)}", highlight=False)
     else:
@@ -160,3 +168,48 @@ def show(out: Console, failure: Failure) -> None:
     out.print(f"  case: {escape(failure.case)}", highlight=False)
     out.print(f"  page: {escape(failure.page)}", highlight=False)
     out.print(f"  again: {escape(failure.command)}", highlight=False)
+
+
+def replay(path: Path, folder: Path, out: Console | None) -> int:
+    """Run the world of the case in *path*; the exit code.
+
+    Args:
+      path: Of the case.
+      folder: Where the page goes if a check fails.
+      out: Where to say what came of it; None prints one line of JSON.
+
+    Raises:
+      CliError: The file holds no case, or the page cannot be written.
+    """
+    try:
+        case = read_case(path)
+    except CaseError as error:
+        raise CliError(str(error)) from None
+    result, world = run_case(case)
+    failed, size = result.violation, size_of(world)
+    page = write_page(folder, case, result, world, path)
+    if out is None:
+        facts = {
+            "holds": failed is None,
+            "case": case,
+            "check": failed.check if failed else "",
+            "details": failed.details if failed else "",
+            "size": size,
+            "events": result.events,
+            "digest": result.digest,
+            "unused": unused(case, world),
+            "page": page,
+        }
+        print_json(facts)
+        return EXIT_FAILED if failed else EXIT_GOOD
+    out.print(f"seed {case.seed}, {case.scenario}: {size}; {result.events} events", highlight=False)
+    for name in unused(case, world):
+        out.print(f"  no draw of this world is called {escape(name)}", highlight=False)
+    if failed is None:
+        out.print("every check held")
+        return EXIT_GOOD
+    out.print(f"  fails: {failed.check}", highlight=False)
+    out.print(f"  should be: {sentence_of(failed)}", highlight=False)
+    out.print(f"  seen: {escape(failed.details)}", highlight=False)
+    out.print(f"  page: {escape(page)}", highlight=False)
+    return EXIT_FAILED
