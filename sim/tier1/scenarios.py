@@ -150,14 +150,14 @@ SCENARIOS: Final[Sequence[Scenario]] = (
         "high-contention",
         "Everybody wants the same few slots; by seed, the first to ask or the first to pay wins.",
         hot=10,
-        gap_ms=320_000,
+        gap_ms=350_000,
         bursts=200,
         contentions=_BOTH,
     ),
     Scenario("payment-failures", "Every second card is declined.", declined=500, gap_ms=180_000),
     Scenario("auto-selection", "Nearly everybody lets the practice choose.", auto=750),
     Scenario(
-        "sparse", "One person, four hours a week.", staff=1, week=3, gap_ms=5_000_000, days=21
+        "sparse", "One person, four hours a week.", staff=1, week=3, gap_ms=5_500_000, days=21
     ),
     Scenario("long", "A large practice, booked a season ahead.", staff=8, days=60, gap_ms=120_000),
     Scenario(
@@ -203,7 +203,7 @@ SCENARIOS: Final[Sequence[Scenario]] = (
         slow=500,
         unknown=100,
         notice_min=60,
-        gap_ms=270_000,
+        gap_ms=300_000,
         hot=16,
         customers=60,
         holds=1,

@@ -172,21 +172,26 @@ class Run(Trial):
 
     def fate(self, action_id: str) -> Fate:
         """How the call of an action fares, apart from when its answer comes."""
-        luck, kind, _, refusal, lapse, _, _, _ = self._dice.fate(action_id)
+        return self._fate(self._dice.fate(action_id))
+
+    def _fate(self, words: tuple[int, ...]) -> Fate:
         scenario = self.scenario
-        declined = refusal * 1000 >> 32 < scenario.declined
-        if luck * 1000 >> 32 < scenario.unknown:
-            return Fate(declined, _EFFECTS[kind & 3], known=False)
-        return Fate(declined, lapsed=lapse * 1000 >> 32 < scenario.lapsed)
+        declined = words[3] * 1000 >> 32 < scenario.declined
+        if words[0] * 1000 >> 32 < scenario.unknown:
+            return Fate(declined, _EFFECTS[words[1] & 3], known=False)
+        if words[4] * 1000 >> 32 < scenario.lapsed:
+            return Fate(declined, lapsed=True)
+        return _DECLINED if declined else _DULL
 
     def call(self, action_id: str, action: m.PaymentAction) -> None:
         """Chance decides how a call fares, and when its answer comes, once or twice."""
         if self.ending:
             super().call(action_id, action)
             return
-        scenario, fate = self.scenario, self.fate(action_id)
-        _, kind, delay, _, _, twice, again, away = self._dice.fate(action_id)
+        words, scenario = self._dice.fate(action_id), self.scenario
+        fate = self._fate(words)
         status = self.provide(action, fate)
+        _, kind, delay, _, _, twice, again, away = words
         if not fate.known:
             if fate.effect == "late":
                 self._order += 1
@@ -209,4 +214,6 @@ class Run(Trial):
         self.till.do(action, self.fate(action_id).declined)
 
 
+_DULL: Final = Fate()
+_DECLINED: Final = Fate(declined=True)
 _EFFECTS: Final = ("at once", "late", "never", "never")
