@@ -1,28 +1,31 @@
-"""The exhaustive sweep: a run is recorded, then run again once for each place where a process may end.
+"""The exhaustive sweep: a world is recorded, then run again once for each place where a process may end.
 
 There is a place before each call to the outside, one after its effect and before its answer, and one
 before each step of any task of the process, which is every ``await`` that it comes back from. At each
 place the process crashes in one run, and in another one it is asked to stop. Up to there that run is
 the recorded one, draw by draw; what follows must satisfy every check.
 
-Where a process ends is told by keyed draws that only a change can make. So a place of the sweep is a
-world with a few changes, and can be replayed, shrunk and kept like any other.
+Where a process ends is told by keyed draws that only a change can make. So what is tried at a place is
+a case like any other: it can be replayed, made smaller and kept.
 """
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
+import signal
 import time
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import msgspec
 
+from holdfast.sim.cases import Case, run_case
 from holdfast.sim.checks import Violation
-from holdfast.sim.world import run_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from holdfast.sim.world import Result
 
 Where = Literal["before", "after", "step"]
 End = Literal["crash", "stop"]
@@ -36,13 +39,13 @@ CHUNK: Final = 20
 ON: Final = "sweep.on()"
 """The draw that makes a world count the steps of its processes."""
 
-
-class Base(msgspec.Struct, frozen=True):
-    """A run that is swept. It is best without faults: each of its places gets one of its own."""
-
-    seed: int
-    scenario: str
-    groups: tuple[str, ...] = ()
+BASES: Final = (
+    Case(249, "rivals", (), why="rivals, declined, expired in flight, restored from a snapshot"),
+    Case(496, "rivals", (), why="rivals, cancelled while confirmed and in flight, declined"),
+    Case(582, "mixed", (), why="one booking actor, confirmed after its hold had expired, retried"),
+)
+"""Worlds without faults, each small and rich: every place of theirs gets a fault of its own. Where what is
+drawn for a seed has changed, the tests ask for others."""
 
 
 class Life(msgspec.Struct, frozen=True):
@@ -73,7 +76,7 @@ class Place(msgspec.Struct, frozen=True):
       end: How it ends.
     """
 
-    base: Base
+    base: Case
     process: str
     life: int
     where: Where
@@ -86,23 +89,28 @@ class Place(msgspec.Struct, frozen=True):
         """What it is counted under, such as ``booking crash before``."""
         return f"{self.process.partition('-')[0]} {self.end} {self.where}"
 
-    @property
-    def changes(self) -> dict[str, int]:
-        """The keyed draws that make this run of the recorded one."""
+    def case(self, violation: Violation | None = None) -> Case:
+        """The world in which the process ends here, and what failed in it."""
         life = (self.process, self.life)
-        changes = {ON: 1}
+        changes = {**self.base.changes, ON: 1}
         if self.where == "step":
             changes |= {f"sweep.at_step{life!r}": 1, f"sweep.step{life!r}": self.number - 1}
         else:
             changes |= {f"sweep.at_call{life!r}": 1, f"sweep.call{life!r}": self.number - 1}
             changes |= {f"sweep.after{life!r}": 1} if self.where == "after" else {}
-        return changes | ({f"sweep.stop{life!r}": 1} if self.end == "stop" else {})
+        if self.end == "stop":
+            changes[f"sweep.stop{life!r}"] = 1
+        check = violation.check if violation else ""
+        why = f"{self}: {violation.details}" if violation else str(self)
+        return msgspec.structs.replace(self.base, changes=changes, check=check, why=why)
 
     def __str__(self) -> str:
-        of = f"call {self.number}, {self.what}" if self.what else f"{self.number}"
+        where = f"{self.where} call {self.number}, {self.what}"
+        if self.where == "step":
+            where = f"before step {self.number}"
         return (
             f"seed {self.base.seed}, {self.base.scenario}: {self.process}.{self.life} "
-            f"{self.end} {self.where} {of}"
+            f"{self.end} {where}"
         )
 
 
@@ -111,7 +119,7 @@ class Sweep(msgspec.Struct):
 
     Attributes:
       kinds: How many places of each kind were tried.
-      missed: Places that a run never came to: the sweep itself is broken.
+      missed: Places that a run did not come to once: then the sweep itself is broken.
       violations: What failed where, in the order of the places.
       wall_s: How long it took.
     """
@@ -139,13 +147,13 @@ class _Tried(msgspec.Struct, frozen=True):
     violation: Violation | None
 
 
-def record(base: Base) -> list[Life]:
+def record(base: Case) -> tuple[Result, list[Life]]:
     """Run *base* as it is; what each life of each process did.
 
     Raises:
       ValueError: It fails by itself, so there is nothing to sweep.
     """
-    result, world = run_world(base.seed, base.scenario, base.groups, changes={ON: 1})
+    result, world = run_case(msgspec.structs.replace(base, changes={**base.changes, ON: 1}))
     if result.violation is not None:
         raise ValueError(
             f"seed {base.seed}, {base.scenario}: {result.violation.check} fails without the sweep: "
@@ -153,18 +161,19 @@ def record(base: Base) -> list[Life]:
         )
     lives: list[Life] = []
     for gate in world.lives:
-        process, _, number = gate.name.partition(".")
-        lives.append(Life(process, int(number), tuple(gate.made), tuple(gate.answered), gate.steps))
-    return lives
+        process, _, life = gate.name.partition(".")
+        calls, answered = tuple(gate.made), tuple(gate.answered)
+        lives.append(Life(process, int(life), calls, answered, gate.steps))
+    return result, lives
 
 
 def places_of(
-    base: Base, wheres: Sequence[Where] = WHERES, ends: Sequence[End] = ENDS
+    base: Case, wheres: Sequence[Where] = WHERES, ends: Sequence[End] = ENDS
 ) -> list[Place]:
-    """Every place in *base* where a process may end, life by life."""
+    """Every place in *base* where a process may end, life by life; see :func:`record`."""
     return [
         Place(base, life.process, life.number, where, number, what, end)
-        for life in record(base)
+        for life in record(base)[1]
         for where in wheres
         for number, what in _numbers(life, where)
         for end in ends
@@ -213,7 +222,9 @@ def _tried(places: Sequence[Place], processes: int) -> Iterator[_Tried]:
         for chunk in chunks:
             yield from _try_chunk(chunk)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    # A fresh interpreter for each; Ctrl-C is the parent's to hear, and ends them.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         for tried in pool.imap(_try_chunk, chunks):
             yield from tried
 
@@ -225,6 +236,5 @@ def _try_chunk(places: list[Place]) -> list[_Tried]:
 
 
 def _try(place: Place) -> _Tried:
-    base = place.base
-    result, world = run_world(base.seed, base.scenario, base.groups, changes=place.changes)
+    result, world = run_case(place.case())
     return _Tried(sum(gate.struck for gate in world.lives), result.violation)
