@@ -33,6 +33,7 @@ SERVER_FAULTS: Final[Mapping[str, str]] = {
     "refusing": "the server answered with an error that says: nothing was written",
     "refuse_some": "the server refused some commits of a pipeline and took the others",
     "failover": "a replica took over that had not got the last writes",
+    "old_primary": "an old primary took requests of those who had not heard of the new one",
     "still": "the server's clock stood still",
     "in_flight": "a process died or gave up with a request on its way, which had its effect",
     "claim_early": "an action was claimed while its consumer was alive and at work",
@@ -65,11 +66,19 @@ class RefusingWindow(msgspec.Struct, frozen=True):
 
 
 class Failover(msgspec.Struct, frozen=True):
-    """The primary dies at *at_ms*; *down_ms* later a replica leads that lacks the last *lost_ms*."""
+    """A replica takes over.
+
+    Attributes:
+      at_ms: When the primary is given up.
+      lost_ms: What it wrote so shortly before is lost.
+      down_ms: How much later the replica leads.
+      old_ms: For so long the primary lives on, for those who have not heard.
+    """
 
     at_ms: int
     lost_ms: int
     down_ms: int
+    old_ms: int = 0
 
 
 class ServerFaults(msgspec.Struct, frozen=True):
@@ -91,6 +100,7 @@ class ServerFaults(msgspec.Struct, frozen=True):
       refusing: When it answers with errors.
       refuse_some: Pipelines of commits of which the server refuses some.
       failovers: When a replica takes over.
+      left_behind: Share of processes that go on with the old primary for a while.
       still: When the server's clock does not move.
       in_flight: Requests of processes that die, or give up, that still have their effect.
       claim_early: Claims that do not ask how long an entry has been idle.
@@ -119,6 +129,7 @@ class ServerFaults(msgspec.Struct, frozen=True):
     refusing: tuple[RefusingWindow, ...] = ()
     refuse_some: float = 0.0
     failovers: tuple[Failover, ...] = ()
+    left_behind: float = 0.0
     still: tuple[Window, ...] = ()
     in_flight: float = 0.5
     claim_early: float = 0.0
@@ -211,6 +222,7 @@ def draw_server_faults(
             window.begin_ms,
             1 + draws.below("server.lost_ms", 3_000, number),
             window.end_ms - window.begin_ms,
+            draws.pick("server.old_ms", (0, 2_000, 20_000), number),
         )
         for number, window in enumerate(swarm.windows("failover", "failover", span, 5_000))
     ]
@@ -230,6 +242,7 @@ def draw_server_faults(
         refusing=tuple(refusing),
         refuse_some=swarm.share("server", "refuse_some", 0.2),
         failovers=tuple(failovers),
+        left_behind=swarm.share("failover", "left_behind", 1.0),
         still=swarm.windows("server", "still", span, 10_000),
         in_flight=draws.pick("server.in_flight", (0.5, 0.0, 1.0)),
         claim_early=swarm.share("groups", "claim_early", 0.3),

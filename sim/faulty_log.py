@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         StreamName,
     )
     from holdfast.sim.server import SimServer
+    from holdfast.transport.memory_log import MemoryLog
 
 _T = TypeVar("_T")
 
@@ -104,6 +105,7 @@ class FaultyLog:
         self._failures = 0
         self._not_before = -math.inf
         self._dead = False
+        self._log: MemoryLog = server.log
         self._cut_off = self._draw_partition()
 
     def kill(self) -> None:
@@ -127,7 +129,7 @@ class FaultyLog:
         async def effect(late: bool) -> list[str]:
             self._write_foreign(book, call)
             whole = self._cut(call)
-            ids = await self._server.log.append(book, inputs[:whole])
+            ids = await self._log.append(book, inputs[:whole])
             if whole < len(inputs) and not late:
                 raise self._lost("in the middle of a pipeline")
             return ids
@@ -136,17 +138,15 @@ class FaultyLog:
 
     async def wait_books(self, known: int, wait_s: float) -> list[str]:
         """See ``Log``."""
-        log = self._server.log
-        return await self._read("wait_books", wait_s, lambda: log.wait_books(known, wait_s))
+        return await self._read("wait_books", wait_s, lambda: self._log.wait_books(known, wait_s))
 
     async def read_inputs(
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[InputEntry]]:
         """See ``Log``."""
         check_reading(after, count)
-        log = self._server.log
         return await self._read(
-            "read_inputs", wait_s, lambda: log.read_inputs(after, count, wait_s)
+            "read_inputs", wait_s, lambda: self._log.read_inputs(after, count, wait_s)
         )
 
     async def read_outcomes(
@@ -154,31 +154,30 @@ class FaultyLog:
     ) -> dict[str, list[OutcomeEntry]]:
         """See ``Log``."""
         check_reading(after, count)
-        log = self._server.log
         return await self._read(
-            "read_outcomes", wait_s, lambda: log.read_outcomes(after, count, wait_s)
+            "read_outcomes", wait_s, lambda: self._log.read_outcomes(after, count, wait_s)
         )
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log``."""
         book_keys(book)
-        return await self._read("read_record", 0, lambda: self._server.log.read_record(book))
+        return await self._read("read_record", 0, lambda: self._log.read_record(book))
 
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log``."""
         book_keys(book)
-        return await self._read("read_snapshot", 0, lambda: self._server.log.read_snapshot(book))
+        return await self._read("read_snapshot", 0, lambda: self._log.read_snapshot(book))
 
     async def facts(self, book: str, stream: StreamName) -> StreamFacts:
         """See ``Log``."""
         book_keys(book)
-        return await self._read("facts", 0, lambda: self._server.log.facts(book, stream))
+        return await self._read("facts", 0, lambda: self._log.facts(book, stream))
 
     async def take_over(self, book: str, owner: str) -> CommitRecord:
         """See ``Log``."""
         book_keys(book)
         call = self._call("take_over", "write")
-        return await self._attempt(call, lambda _: self._server.log.take_over(book, owner))
+        return await self._attempt(call, lambda _: self._log.take_over(book, owner))
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log``."""
@@ -212,7 +211,7 @@ class FaultyLog:
             if server.draws.chance("server.refuse_some", share, *call.key, number):
                 results.append(LogUnavailableError("committing: the server's memory is full"))
             else:
-                results += await server.log.commit([commit])
+                results += await self._log.commit([commit])
         refused = sum(isinstance(result, LogUnavailableError) for result in results)
         if refused:
             server.counts.fire("refuse_some", str(call), mattered=refused < len(results))
@@ -226,21 +225,23 @@ class FaultyLog:
             book_keys(commit.book)
         if not commits:
             return []
-        return await self._read("resolve", 0, lambda: self._server.log.resolve(commits))
+        return await self._read("resolve", 0, lambda: self._log.resolve(commits))
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log``."""
         book_keys(book)
         parse_id(snapshot.position)
-        log = self._server.log
         await self._again(
-            "save_snapshot", "write", 0, lambda _: log.save_snapshot(book, snapshot, epoch, owner)
+            "save_snapshot",
+            "write",
+            0,
+            lambda _: self._log.save_snapshot(book, snapshot, epoch, owner),
         )
 
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log``."""
         book_keys(book)
-        return await self._again("trim", "light", 0, lambda _: self._server.log.trim(book))
+        return await self._again("trim", "light", 0, lambda _: self._log.trim(book))
 
     async def read_actions(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
@@ -254,7 +255,7 @@ class FaultyLog:
             self._trouble_groups(stream, books, key)
             wanted = self._shorten(count, key)
             # A server gives nothing to a client that is gone by the time there is something.
-            found = await self._server.log.read_actions(
+            found = await self._log.read_actions(
                 stream, books, consumer, wanted, 0 if late else wait_s
             )
             if 0 < len(found) == wanted < count:
@@ -274,7 +275,7 @@ class FaultyLog:
         async def effect(late: bool) -> list[tuple[str, ActionEntry]]:
             del late
             least_s = self._claim_idle_s(stream, books, idle_s, key)
-            found = await self._server.log.claim_actions(stream, books, consumer, count, least_s)
+            found = await self._log.claim_actions(stream, books, consumer, count, least_s)
             return self._reordered(found, key)
 
         return await self._again("claim_actions", "light", 0, effect)
@@ -287,9 +288,11 @@ class FaultyLog:
         for id_ in ids:
             parse_id(id_)
         if ids:
-            log = self._server.log
             await self._again(
-                "keep_claim", "light", 0, lambda _: log.keep_claim(stream, book, consumer, ids)
+                "keep_claim",
+                "light",
+                0,
+                lambda _: self._log.keep_claim(stream, book, consumer, ids),
             )
 
     async def finish_actions(
@@ -304,10 +307,9 @@ class FaultyLog:
         if not finished and not dead_letters:
             return
         book_keys(book)
-        log = self._server.log
         await self._attempt(
             self._call("finish_actions", "write"),
-            lambda _: log.finish_actions(stream, book, finished, dead_letters),
+            lambda _: self._log.finish_actions(stream, book, finished, dead_letters),
         )
 
     async def aclose(self) -> None:
@@ -350,7 +352,7 @@ class FaultyLog:
         """
         await self._hang_if_dead()
         try:
-            if self._server.healed and self._connected:
+            if self._server.healed and self._connected and self._log is self._server.log:
                 answer = await effect(False)  # nothing befalls anybody any more
             else:
                 answer = await self._attempt_alive(call, effect)
@@ -364,6 +366,8 @@ class FaultyLog:
     async def _attempt_alive(self, call: _Call, effect: Callable[[bool], Awaitable[_T]]) -> _T:
         await self._connect()
         server = self._server
+        if self._log is not server.log and call.weight != "read":
+            server.counts.matter("old_primary")
         with trio.CancelScope() as scope:
             number = server.opened(scope)
             try:
@@ -493,12 +497,16 @@ class FaultyLog:
         options = server.options
         if self._failures:
             await self._server.clock.sleep(self._not_before - trio.current_time())
-        if not server.is_away and (self._connected or not self._is_cut_off()):
+        log = server.log_of(self._process)
+        if log is not None and (self._connected or not self._is_cut_off()):
+            if log is not self._log and log is not server.log:
+                server.counts.fire("old_primary", self._process)
+            self._log = log
             self._connected = True
             self._failures = 0
             return
         self._connected = False
-        if server.is_away:
+        if log is None:
             server.counts.matter(server.why_broken)
         else:
             server.counts.fire("partition", f"{self._process} connects", mattered=True)
@@ -534,8 +542,8 @@ class FaultyLog:
         if not server.draws.chance("inputs.foreign", server.faults.foreign, *call.key):
             return
         fields = server.draws.pick("inputs.foreign_fields", FOREIGN_ENTRIES, *call.key)
-        stream = server.log.book(book).inputs
-        if book not in server.log.registered or stream.foreign:
+        stream = self._log.book(book).inputs
+        if book not in self._log.registered or stream.foreign:
             return
         pair = stream.next_id(server.server_clock.now_ms())
         entry = decode_input(format_id(*pair).encode(), list(fields))
@@ -543,7 +551,7 @@ class FaultyLog:
         server.counts.fire("foreign", f"{book} {entry.id}", mattered=True)
         if server.on_foreign is not None:
             server.on_foreign(book, entry)
-        server.log.ring(book, "inputs")
+        self._log.ring(book, "inputs")
 
     def _trouble_groups(
         self, stream: ActionStream, books: Sequence[str], key: tuple[str, str, int]
@@ -552,7 +560,7 @@ class FaultyLog:
         server = self._server
         draws, faults, counts = server.draws, server.faults, server.counts
         for book in books:
-            actions = server.log.book(book).actions(stream)
+            actions = self._log.book(book).actions(stream)
             group = actions.groups.get(stream)
             if group is None:
                 continue
@@ -590,7 +598,7 @@ class FaultyLog:
         young = [
             one
             for book in books
-            if (group := server.log.book(book).actions(stream).groups.get(stream)) is not None
+            if (group := self._log.book(book).actions(stream).groups.get(stream)) is not None
             for one in group.pending.values()
             if now_ms - one.since_ms < idle_s * 1000
         ]

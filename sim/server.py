@@ -14,11 +14,12 @@ Nothing polls: a read that waits is woken by what it waits for, or by the end of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
 
+from holdfast.actors.ports import Clock
 from holdfast.sim.faults import SERVER_FAULTS, ServerFaults
 from holdfast.sim.faulty_log import FaultyLog
 from holdfast.transport.memory_log import MemoryBook, MemoryGroup, MemoryLog, MemoryStream
@@ -28,10 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import Any
 
-    from holdfast.actors.ports import Clock, InputEntry
-    from holdfast.sim.clock import WorldClock
+    OnCommit = Callable[["Commit"], object]
+
+    from holdfast.actors.ports import Commit, InputEntry, LogError
     from holdfast.sim.draws import Draws
     from holdfast.sim.faults import Failover, Refusal, Window
+
+
+class SleepingClock(Clock, Protocol):
+    """A clock that can be waited for; the world's needs no cancel scope for that."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait *seconds*."""
+        ...
 
 
 class ServerClock:
@@ -84,6 +94,21 @@ class FaultCounts:
         self.mattered[kind] = self.mattered.get(kind, 0) + 1
 
 
+class _OldLog(MemoryLog):
+    """What an old primary goes on with; nothing of it will last."""
+
+    def __init__(self, log: MemoryLog, clock: Clock, on_commit: OnCommit | None) -> None:
+        super().__init__(clock)
+        self.books, self.registered = log.books, log.registered
+        self._on_commit = on_commit
+
+    def _commit(self, commit: Commit) -> LogError | None:
+        refused = super()._commit(commit)
+        if refused is None and self._on_commit is not None:
+            self._on_commit(commit)
+        return refused
+
+
 class SimServer:
     """The server of one world.
 
@@ -97,6 +122,7 @@ class SimServer:
       on_fault: Called with the kind and details of each fault that fires.
       on_foreign: Called with the book and the entry, when somebody wrote what is no input.
       on_failover: Called with the inputs that were lost, each with its book.
+      on_old_commit: Called with each commit that an old primary took.
 
     Attributes:
       log: The truth, for checks and for whoever is to see it without faults.
@@ -108,7 +134,7 @@ class SimServer:
 
     def __init__(
         self,
-        clock: WorldClock,
+        clock: SleepingClock,
         draws: Draws,
         faults: ServerFaults,
         nursery: trio.Nursery,
@@ -118,6 +144,7 @@ class SimServer:
         on_fault: Callable[[str, str], object] | None = None,
         on_foreign: Callable[[str, InputEntry], object] | None = None,
         on_failover: Callable[[list[tuple[str, InputEntry]]], object] | None = None,
+        on_old_commit: OnCommit | None = None,
     ) -> None:
         self.clock = clock
         self.draws = draws
@@ -128,6 +155,8 @@ class SimServer:
         self.log = make_log(self.server_clock)
         self.on_foreign = on_foreign
         self.on_failover = on_failover
+        self._on_old_commit = on_old_commit
+        self._old: tuple[Failover, MemoryLog] | None = None
         self.healed = False
         self.connections = 0
         self.why_broken = "away"
@@ -157,13 +186,23 @@ class SimServer:
         self.faults = self.faults.healed()
         self.server_clock.still = ()
         self._down = 0
+        self._end_old()
 
     # -- for the connections -------------------------------------------------
 
     @property
     def is_away(self) -> bool:
-        """Whether nobody can connect."""
+        """Whether nobody can connect to the server that leads."""
         return self._down > 0
+
+    def log_of(self, process: str) -> MemoryLog | None:
+        """What *process* reaches: the log, or an old primary's; None where nobody answers."""
+        if self._old is not None:
+            failover, log = self._old
+            share = self.faults.left_behind
+            if self.draws.chance("server.left_behind", share, process, failover.at_ms):
+                return log
+        return None if self._down else self.log
 
     def refusal(self) -> Refusal | None:
         """What the server refuses requests with at this moment, if it does."""
@@ -248,6 +287,9 @@ class SimServer:
             replica = copy_books(self._failed_over)
         lost = _lost(self.log, replica)
         changed = _differ(self.log, replica)
+        if failover.old_ms and self.faults.left_behind:
+            self._old = failover, _OldLog(self.log, self.server_clock, self._on_old_commit)
+            self._nursery.start_soon(self._outlive, failover)
         self.log.books, self.log.registered = replica
         self._failed_over = MemoryLog(self.clock)
         self._failed_over.books, self._failed_over.registered = copy_books(self.log)
@@ -261,6 +303,17 @@ class SimServer:
         self._break_connections("failover")
         await self._until(failover.at_ms + failover.down_ms)
         self._down = max(0, self._down - 1)
+
+    async def _outlive(self, failover: Failover) -> None:
+        await self._until(failover.at_ms + failover.old_ms)
+        if self._old is not None and self._old[0] is failover:
+            self._end_old()
+
+    def _end_old(self) -> None:
+        """Nobody talks to an old primary any more."""
+        if self._old is not None:
+            self._old = None
+            self._break_connections("old_primary")
 
     def _on_still(self) -> None:
         if not self._was_still:

@@ -199,6 +199,7 @@ class World:
             on_fault=self._on_fault,
             on_foreign=self._on_foreign,
             on_failover=self._on_failover,
+            on_old_commit=lambda commit: self.checks.on_old_commit(commit),
         )
         self.provider = SimProvider(
             draws, options.provider, trace, marks, nursery, self.clock.now_ms

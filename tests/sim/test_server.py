@@ -436,6 +436,29 @@ def test_a_failover_takes_all_keys_of_all_books_back_together() -> None:
     assert server.counts.mattered["failover"] >= 1
 
 
+def test_an_old_primary_takes_what_nobody_will_find() -> None:
+    """Whoever is left behind goes on with it for a while, and then meets the one that leads."""
+    failover = Failover(START_MS + 10_000, 0, 0, 20_000)
+    seen: list[list[str]] = []
+
+    async def story(server: SimServer, old: FaultyLog) -> None:
+        led = server.connect("another")
+        server.draws = Draws(1, changes={f"server.left_behind('process', {failover.at_ms})": 1})
+        await old.append(BOOK, [new(1)])
+        await trio.sleep(11)
+        await old.append(BOOK, [new(2)])
+        await led.append(BOOK, [new(3)])
+        seen.append(keys(server))
+        await trio.sleep(20)
+        await old.append(BOOK, [new(4)])
+        seen.append(keys(server))
+
+    server = simulate(ServerFaults(failovers=(failover,), left_behind=1e-9), story)
+    assert seen == [["k-1", "k-3"], ["k-1", "k-3", "k-4"]]
+    assert server.counts.fired["old_primary"] == 1
+    assert server.counts.mattered["old_primary"] == 1
+
+
 def test_ids_grow_while_the_clock_stands_still() -> None:
     still = Window(START_MS + 1_000, START_MS + 9_000)
 
@@ -570,6 +593,9 @@ KINDS: dict[str, ServerFaults] = {
             Failover(START_MS + 20_000, 3_000, 500),
             Failover(START_MS + 40_000, 9_000, 500),
         )
+    ),
+    "old_primary": ServerFaults(
+        failovers=(Failover(START_MS + 20_000, 1_000, 500, 15_000),), left_behind=0.5
     ),
     "still": ServerFaults(still=(_MIDDLE,)),
     "in_flight": ServerFaults(latency_ms_max=500, in_flight=1.0),

@@ -45,6 +45,9 @@ class TrioClock:
     def now_ms(self) -> int:
         return 1_780_000_000_000 + int(trio.current_time() * 1000)
 
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
 
 class Vandal:
     """Somebody else, who writes where only we may."""
@@ -63,6 +66,10 @@ class Vandal:
 
     def lose_last_input(self, book: str) -> None:
         """Take the newest input away."""
+        raise NotImplementedError
+
+    def delete_inputs(self, book: str) -> None:
+        """Delete the whole stream; the next append begins another one."""
         raise NotImplementedError
 
 
@@ -87,6 +94,9 @@ class MemoryVandal(Vandal):
         stream.entries.pop()
         stream.deleted = stream.ids.pop()
 
+    def delete_inputs(self, book: str) -> None:
+        self._log.book(book).inputs = MemoryStream()
+
 
 class RedisVandal(Vandal):
     def __init__(self, client: redis.Redis) -> None:
@@ -108,6 +118,9 @@ class RedisVandal(Vandal):
         key = BookKeys(book).inputs
         entries = cast("list[tuple[bytes, object]]", self._client.xrevrange(key, count=1))
         self._client.xdel(key, entries[0][0])
+
+    def delete_inputs(self, book: str) -> None:
+        self._client.delete(BookKeys(book).inputs)
 
 
 @pytest.fixture(params=["memory", "simulated", "redis"])
@@ -724,6 +737,20 @@ async def test_a_reader_that_lags_is_told_when_trimming_overtakes_it(
     vandal.trim_inputs(book, ids[10])
     with pytest.raises(LogTrimmedError):
         await log.read_inputs({book: ids[3]}, 4, 0)
+
+
+async def test_a_reader_of_inputs_that_somebody_deleted_is_told(
+    log: Log, vandal: Vandal, book: str
+) -> None:
+    """What had not been read by then is gone, also where the stream has new entries since."""
+    ids = await committed(log, book)
+    vandal.delete_inputs(book)
+    with pytest.raises(LogTrimmedError, match="lost its tail"):
+        await log.read_inputs({book: ids[3]}, 10, 0)
+    await log.take_over(book, "you")
+    with pytest.raises(LogTrimmedError, match="begun anew|lost its tail"):
+        await log.read_inputs({book: ids[3]}, 10, 0)
+    assert len((await log.read_inputs({book: "0-0"}, 10, 0))[book]) == 1
 
 
 async def test_a_reader_ahead_of_the_log_is_told(log: Log, book: str) -> None:
