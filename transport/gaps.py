@@ -21,8 +21,11 @@ def gap(after: str, facts: StreamFacts, deleted: str) -> str:
     position, last = parse_id(after), parse_id(facts.last_id)
     if position > last:
         return f"the log ends at {facts.last_id}, before it: the log has lost its tail"
-    if position == last or facts.added == facts.length:
+    if position == last:
         return ""
+    if facts.added == facts.length:  # nothing ever left it, so it holds whatever was read from it
+        begun_after = facts.first_id and (0, 0) < position < parse_id(facts.first_id)
+        return f"it was deleted and begun anew with {facts.first_id}" if begun_after else ""
     if parse_id(deleted) > position:
         return f"the entry {deleted} was deleted"
     if facts.first_id and parse_id(facts.first_id) <= position:

@@ -748,7 +748,7 @@ async def test_a_reader_of_inputs_that_somebody_deleted_is_told(
     with pytest.raises(LogTrimmedError, match="lost its tail"):
         await log.read_inputs({book: ids[3]}, 10, 0)
     await log.take_over(book, "you")
-    with pytest.raises(LogTrimmedError, match="begun anew|lost its tail"):
+    with pytest.raises(LogTrimmedError, match=r"begun anew|lost its tail"):
         await log.read_inputs({book: ids[3]}, 10, 0)
     assert len((await log.read_inputs({book: "0-0"}, 10, 0))[book]) == 1
 
