@@ -61,8 +61,8 @@ class Bug:
                 setattr(owner, name, found)
 
 
-def edit(old: str, new: str, *more: str) -> Callable[[Any], Any]:
-    """A change of a function's source: *old* becomes *new*; *more* are further such pairs.
+def edit(owner: Any, name: str, old: str, new: str, *more: str) -> Patch:
+    """A patch of a function's source: *old* becomes *new*; *more* are further such pairs.
 
     Each *old* must be there exactly once.
     """
@@ -82,4 +82,4 @@ def edit(old: str, new: str, *more: str) -> Callable[[Any], Any]:
         exec(code, function.__globals__, made)
         return made[function.__name__]
 
-    return make
+    return owner, name, make

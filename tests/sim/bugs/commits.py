@@ -1,0 +1,349 @@
+"""Commits, fencing, and reading the log."""
+
+# What is replaced here is private, and each replacement takes whatever the original takes.
+# pyright: reportPrivateUsage=false
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from holdfast.actors.booking import actor
+from holdfast.actors.booking.actor import _Host, _Owned
+from holdfast.actors.booking.runner import BookRunner
+from holdfast.transport import memory_log
+from holdfast.transport.memory_log import MemoryLog
+
+from . import Bug, edit  # noqa: TID251 - our own package sim
+
+_FENCE = "if _fenced(record, commit.epoch, commit.owner):"
+
+BUGS = [
+    Bug(
+        "commit",
+        "no-fence",
+        "A commit is written whoever holds the book.",
+        "rivals",
+        (memory_log, "_fenced", lambda _: lambda record, epoch, owner: False),
+    ),
+    Bug(
+        "commit",
+        "younger-may-write",
+        "The fence lets the epoch before the last one through.",
+        "rivals",
+        (memory_log, "_fenced", lambda _: lambda record, epoch, owner: epoch < record.epoch - 1),
+    ),
+    Bug(
+        "commit",
+        "position-not-compared",
+        "A commit is written wherever the record is.",
+        "mixed",
+        edit(MemoryLog, "_commit", "if record.position != commit.after:", "if False:"),
+    ),
+    Bug(
+        "commit",
+        "epoch-stands",
+        "A takeover gives a new owner the old epoch.",
+        "rivals",
+        edit(MemoryLog, "take_over", "epoch = record.epoch + 1", "epoch = max(record.epoch, 1)"),
+    ),
+    Bug(
+        "commit",
+        "unknown-is-written",
+        "A commit whose result is unknown is taken for written.",
+        "mixed",
+        edit(
+            memory_log,
+            "resolve_commit",
+            "return False if record.position == commit.after else",
+            "return True if record.position == commit.after else",
+        ),
+    ),
+    Bug(
+        "commit",
+        "unknown-is-not-written",
+        "A commit whose result is unknown is taken for not written.",
+        "mixed",
+        (memory_log, "resolve_commit", lambda _: lambda commit, record: False),
+        harmless="What is sent again compares the record's position and digest, finds itself written, "
+        "and is answered so.",
+    ),
+    Bug(
+        "commit",
+        "unknown-sent-again",
+        "A commit whose result is unknown is sent again unread.",
+        "mixed",
+        edit(
+            _Host,
+            "_write_rest",
+            "answers = await self._log.resolve(commits)",
+            "answers = [False] * len(commits)",
+        ),
+        harmless="The same: the commit's own compare-and-set is the guard, reading the record is for who waits.",
+    ),
+    Bug(
+        "commit",
+        "unknown-dropped",
+        "A commit whose result is unknown is not looked after.",
+        "mixed",
+        edit(_Host, "_write", "unknown = True", "return [None] * len(commits)"),
+    ),
+    Bug(
+        "commit",
+        "away-dropped",
+        "A commit is given up while the log is away.",
+        "mixed",
+        edit(
+            _Host,
+            "_write",
+            '_log.warning("commit_waits", why=str(error))',
+            "return [None] * len(commits)",
+        ),
+    ),
+    Bug(
+        "commit",
+        "position-first",
+        "The position is written first, the outcomes by a call of their own.",
+        "crashes",
+        edit(
+            MemoryLog,
+            "_commit",
+            "stream.add(parse_id(entry.id), entry)",
+            "kind == 'outcomes' or stream.add(parse_id(entry.id), entry)",
+        ),
+        edit(
+            MemoryLog,
+            "commit",
+            "return [self._commit(commit) for commit in commits]",
+            "answers = [self._commit(commit) for commit in commits]\n"
+            "    await __import__('trio').sleep(0.05)\n"
+            "    for commit, error in zip(commits, answers, strict=True):\n"
+            "        for outcome in commit.outcomes if error is None else ():\n"
+            "            stream = self.book(commit.book).outcomes\n"
+            "            if parse_id(outcome.id) > stream.last:\n"
+            "                stream.add(parse_id(outcome.id), outcome)\n"
+            "        self.ring(commit.book, 'outcomes')\n"
+            "    return answers",
+        ),
+    ),
+    Bug(
+        "commit",
+        "actions-first",
+        "Actions are handed out before the commit is written.",
+        "mixed",
+        edit(
+            MemoryLog,
+            "commit",
+            "return [self._commit(commit) for commit in commits]",
+            "for commit in commits:\n"
+            "        for kind, entries in (('payments', commit.payments), ('notifications', commit.notifications)):\n"
+            "            for entry in entries:\n"
+            "                if parse_id(entry.id) > self.book(commit.book).stream(kind).last:\n"
+            "                    self.book(commit.book).stream(kind).add(parse_id(entry.id), entry)\n"
+            "            self.ring(commit.book, kind)\n"
+            "    await __import__('trio').sleep(0.5)\n"
+            "    return [self._commit(commit) for commit in commits]",
+        ),
+        edit(
+            MemoryLog,
+            "_commit",
+            "if entries and parse_id(entries[0].id) <= stream.last:",
+            "if kind == 'outcomes' and entries and parse_id(entries[0].id) <= stream.last:",
+            "stream.add(parse_id(entry.id), entry)",
+            "kind == 'outcomes' and stream.add(parse_id(entry.id), entry)",
+        ),
+    ),
+    Bug(
+        "commit",
+        "no-actions",
+        "Actions of a batch that brings none for the payments are forgotten.",
+        "mixed",
+        edit(
+            _Host,
+            "_decide_batch",
+            "decided.notifications,\n",
+            "decided.notifications if decided.payments else [],\n",
+        ),
+    ),
+    Bug(
+        "commit",
+        "position-of-what-was-read",
+        "The position is that of the last input read, though not all were decided.",
+        "mixed",
+        edit(
+            _Host,
+            "_decide_batch",
+            "decided = runner.decide(entries)",
+            "decided = runner.decide(entries[:3])\n            runner.position = entries[-1].id",
+        ),
+    ),
+    Bug(
+        "commit",
+        "goes-on",
+        "A booking actor goes on after it was superseded.",
+        "rivals",
+        edit(_Host, "_commit", "self._give_up(commit.book, error)", "pass"),
+    ),
+    Bug(
+        "commit",
+        "two-on-their-way",
+        "The next batch is sent before the last one was answered.",
+        "mixed",
+        edit(
+            _Host,
+            "_commit",
+            "async for batch in self._receive:\n",
+            "async for batch in self._receive:\n            snapshots.start_soon(self._write, batch.commits)\n",
+            "await self._write(batch.commits)",
+            "[None] * len(batch.commits)",
+        ),
+    ),
+    Bug(
+        "commit",
+        "chain-skips-poison",
+        "The hash chain does not cover what was no message.",
+        "mixed",
+        edit(
+            BookRunner,
+            "_refuse_poison",
+            'self._chain.feed(wire.encode_step(entry.id, body, b"", [], []))',
+            "pass",
+        ),
+    ),
+    Bug(
+        "commit",
+        "chain-of-accepted",
+        "The hash chain covers only what was accepted.",
+        "mixed",
+        edit(
+            BookRunner, "_decide", "self._chain.feed(", 'status == "accepted" and self._chain.feed('
+        ),
+    ),
+    Bug(
+        "commit",
+        "poison-skipped",
+        "An entry that is no message is skipped without an outcome.",
+        "mixed",
+        edit(
+            BookRunner,
+            "_refuse_poison",
+            'decided.outcomes.append(OutcomeEntry(entry.id, "invalid", body))',
+            "pass",
+        ),
+    ),
+    Bug(
+        "commit",
+        "poison-stops",
+        "An entry that is no message stops the book.",
+        "mixed",
+        edit(BookRunner, "_decide", "self._refuse_poison(entry, str(error), decided)", "raise"),
+    ),
+    Bug(
+        "commit",
+        "no-dead-letter",
+        "An entry that is no message leaves no dead letter.",
+        "mixed",
+        edit(MemoryLog, "_commit", "self._bury(name, book, commit.dead_letters)", "pass"),
+    ),
+    Bug(
+        "commit",
+        "commits-what-is-lost",
+        "A commit is written although the log has lost the inputs that it decided.",
+        "mixed",
+        edit(
+            MemoryLog,
+            "_commit",
+            "if book.inputs.get(parse_id(commit.position)) is None:",
+            "if False:",
+        ),
+    ),
+    Bug(
+        "commit",
+        "epoch-alone",
+        "The fence compares epochs, and not whose they are.",
+        "rivals",
+        (memory_log, "_fenced", lambda _: lambda record, epoch, owner: record.epoch != epoch),
+    ),
+    Bug(
+        "reading",
+        "group-as-reader",
+        "The log is read through a consumer group, which gives each entry once.",
+        "mixed",
+        edit(
+            MemoryLog,
+            "read_inputs",
+            "found: dict[str, list[InputEntry]] = {}\n",
+            "found: dict[str, list[InputEntry]] = {}\n"
+            "        given = self.__dict__.setdefault('_given', {})\n",
+            "stream.after(parse_id(position), count)",
+            "stream.after(max(parse_id(position), given.get(name, _ZERO) if wait_s else _ZERO), count)",
+            "found[name] = entries\n",
+            "found[name] = entries\n"
+            "                if wait_s: given[name] = parse_id(entries[-1].id)\n",
+        ),
+    ),
+    Bug(
+        "reading",
+        "cursor-of-milliseconds",
+        "The reader's cursor forgets the second half of an id.",
+        "stress",
+        edit(
+            _Host,
+            "_read",
+            "book: owned.runner.position for",
+            'book: owned.runner.position.partition("-")[0] + f"-{(1 << 64) - 1}" for',
+        ),
+    ),
+    Bug(
+        "reading",
+        "outcome-skipped",
+        "A read of outcomes begins one too late.",
+        "mixed",
+        edit(
+            MemoryLog,
+            "read_outcomes",
+            "entries := book.outcomes.after(parse_id(position), count)",
+            "entries := book.outcomes.after(parse_id(position), count + 1)[1:]",
+        ),
+    ),
+    Bug(
+        "reading",
+        "later-books-unseen",
+        "A booking actor never looks for further books.",
+        "mixed",
+        edit(
+            _Host, "_discover", "known = found", "known = found\n        await trio.sleep_forever()"
+        ),
+    ),
+    Bug(
+        "reading",
+        "no-tick",
+        "Nobody wakes a book when its timer is due.",
+        "long",
+        edit(
+            _Host,
+            "_append_tick",
+            'await self._patiently(self._log.append, book, [NewInput("tick", body, by="service:timer")])',
+            "pass",
+        ),
+    ),
+    Bug(
+        "reading",
+        "one-tick",
+        "A book is woken for its first timer only.",
+        "long",
+        edit(_Owned, "ticked", "+ self._tick_wait_s", "+ 86_400"),
+    ),
+    Bug(
+        "reading",
+        "tick-storm",
+        "A book is woken again and again until it has decided.",
+        "mixed",
+        (actor, "TICK_AGAIN_S", lambda _: 0.0),
+    ),
+    Bug(
+        "stop",
+        "waits-for-the-log",
+        "A stop waits for a log that is away.",
+        "mixed",
+        edit(_Host, "_bound_the_stop", "scope.cancel()", "pass"),
+    ),
+]

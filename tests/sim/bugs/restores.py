@@ -1,0 +1,251 @@
+"""Takeovers, restores, replays and snapshots."""
+
+# What is replaced here is private, and each replacement takes whatever the original takes.
+# pyright: reportPrivateUsage=false
+# pyright: reportUnknownLambdaType=false, reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from holdfast.actors.booking.actor import _Host
+from holdfast.actors.booking.book import Book
+from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.runner import BookRunner
+from holdfast.transport.memory_log import MemoryLog
+
+from ..tier1 import planted as tier1  # noqa: TID251, TID252 - our own package sim
+from . import Bug, edit  # noqa: TID251 - our own package sim
+
+_TIER1 = {bug.name: bug for bug in tier1.PLANTED}
+_NEWER = "if position > parse_id(record.position):"
+
+
+def _again(name: str, scenario: str) -> Bug:
+    """A bug of tier 1, to be seen here too."""
+    bug = _TIER1[name]
+    return Bug(bug.group, name, bug.does, scenario, *bug.patches)
+
+
+BUGS = [
+    _again("call-lost", "crashes"),
+    _again("checks-lost", "outages"),
+    _again("keys-lost", "retries"),
+    _again("sheets-lost", "crashes"),
+    _again("charges-again", "crashes"),
+    _again("backwards", "crashes"),
+    Bug(
+        "restore",
+        "no-restore",
+        "A takeover asks nothing about calls under way.",
+        "rivals",
+        (BookingMachine, "restore", lambda _: lambda *args: True),
+    ),
+    Bug(
+        "restore",
+        "one-too-few",
+        "A takeover forgets the last call under way.",
+        "rivals",
+        edit(
+            BookingMachine,
+            "restore",
+            "for action_id, booking in state.in_flight.items():",
+            "for action_id, booking in list(state.in_flight.items())[:-1]:",
+        ),
+    ),
+    Bug(
+        "restore",
+        "new-ids",
+        "A takeover asks under new ids.",
+        "rivals",
+        edit(
+            BookingMachine,
+            "restore",
+            "emit.again(action_id, CheckStatus(booking.payment.id))",
+            "emit.tracked(CheckStatus(booking.payment.id))",
+        ),
+    ),
+    Bug(
+        "restore",
+        "orphans-lost",
+        "Results that nobody knew are forgotten in the book that is read back.",
+        "outages",
+        edit(Book, "decode", "book.orphans = state.orphans", "pass"),
+    ),
+    Bug(
+        "restore",
+        "deliveries-lost",
+        "Counts of deliveries are forgotten in the book that is read back.",
+        "crashes",
+        edit(Book, "decode", "book.deliveries = state.deliveries", "pass"),
+    ),
+    Bug(
+        "restore",
+        "old-practice",
+        "The book that is read back has its first practice.",
+        "mixed",
+        edit(Book, "decode", "book.practices[-1] if", "book.practices[0] if"),
+    ),
+    Bug(
+        "restore",
+        "holds-unknown",
+        "Holds are not counted in the book that is read back.",
+        "crashes",
+        edit(Book, "decode", "return book", "book.customer_holds.clear()\n    return book"),
+    ),
+    Bug(
+        "restore",
+        "tail-not-replayed",
+        "A booking actor begins from its snapshot and replays nothing.",
+        "crashes",
+        edit(
+            _Host,
+            "_own",
+            "while _order(runner.position) < _order(record.position):",
+            "runner.position = record.position\n    while False:",
+        ),
+    ),
+    Bug(
+        "restore",
+        "replays-too-far",
+        "A takeover replays what nobody has decided yet.",
+        "rivals",
+        edit(
+            _Host,
+            "_own",
+            "entries = [entry for entry in entries if _order(entry.id) <= _order(record.position)]\n",
+            "\n",
+        ),
+    ),
+    Bug(
+        "restore",
+        "replay-has-effects",
+        "A takeover does again what a replay says.",
+        "crashes",
+        edit(
+            _Host,
+            "_own",
+            "runner.decide(entries)",
+            "again = runner.decide(entries)\n"
+            "        for action in again.payments:\n"
+            "            held = self._log\n"
+            "            while hasattr(held, '_log'): held = held._log\n"
+            "            held = getattr(getattr(held, '_server', None), 'log', held)\n"
+            "            stream = held.book(book).payments\n"
+            "            stream.add(stream.next_id(self._clock.now_ms()), msgspec.structs.replace(action, id=f'{stream.next_id(self._clock.now_ms())[0]}-{stream.next_id(self._clock.now_ms())[1]}'))\n"
+            "            held.ring(book, 'payments')",
+        ),
+    ),
+    Bug(
+        "restore",
+        "epoch-from-before",
+        "A booking actor writes with the epoch that was there before its takeover.",
+        "mixed",
+        edit(
+            _Host,
+            "_own",
+            "self._owned[book] = _Owned(runner, record)",
+            "self._owned[book] = _Owned(runner, msgspec.structs.replace(record, epoch=max(record.epoch - 1, 1)))",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "before-the-commit",
+        "A snapshot is written before the commit of its inputs.",
+        "mixed",
+        edit(
+            _Host,
+            "_commit",
+            "        async for batch in self._receive:\n",
+            "        async for batch in self._receive:\n            for book, snapshot in batch.snapshots:\n                await self._save(book, snapshot, self._owned[book].epoch)\n",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "unfenced-and-early",
+        "A snapshot is written before the commit, and nothing guards it.",
+        "rivals",
+        edit(
+            _Host,
+            "_commit",
+            "        async for batch in self._receive:\n",
+            "        async for batch in self._receive:\n            for book, snapshot in batch.snapshots:\n                if book in self._owned: await self._save(book, snapshot, self._owned[book].epoch)\n",
+        ),
+        edit(
+            MemoryLog,
+            "save_snapshot",
+            _NEWER,
+            "if False:",
+            "if _fenced(record, epoch, owner):",
+            "if False:",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "unfenced",
+        "A snapshot is written whoever holds the book.",
+        "rivals",
+        edit(MemoryLog, "save_snapshot", "if _fenced(record, epoch, owner):", "if False:"),
+        harmless="It was committed before it was saved, and an older one than the newest is not kept.",
+    ),
+    Bug(
+        "snapshots",
+        "of-a-later-book",
+        "A snapshot's book goes on while it waits to be written.",
+        "mixed",
+        edit(
+            _Host,
+            "_save",
+            "await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
+            "if book in self._owned: snapshot = msgspec.structs.replace(snapshot, state=self._owned[book].runner.snapshot().state)\n"
+            "        await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "middle-of-a-batch",
+        "A snapshot is taken before the last input of its batch.",
+        "mixed",
+        edit(
+            _Host,
+            "_decide_batch",
+            "runner.snapshot()",
+            "msgspec.structs.replace(runner.snapshot(), state=early.snapshot().state)",
+            "decided = runner.decide(entries)\n",
+            "early = BookRunner(book, runner.snapshot())\n"
+            "            early.decide(entries[:-1])\n"
+            "            decided = runner.decide(entries)\n",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "old-link",
+        "A snapshot carries the hash chain's first link.",
+        "crashes",
+        edit(
+            BookRunner, "__init__", "self._chain = Chain(snapshot.digest)", "self._chain = Chain()"
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "away-ends-it",
+        "A snapshot that cannot be written ends the booking actor.",
+        "mixed",
+        edit(
+            _Host,
+            "_save",
+            '_log.warning("snapshot_failed", book=book, why=str(error))\n        return',
+            "raise",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "superseded-ends-it",
+        "A snapshot of one who was superseded ends it by an error of ours.",
+        "rivals",
+        edit(
+            _Host,
+            "_save",
+            "        return  # the next commit will say so",
+            "        raise RuntimeError('superseded')",
+        ),
+    ),
+]
