@@ -301,8 +301,8 @@ def _wish_problem(practice: Practice, wish: RequestAuto, now: int) -> str:
     for first, last in wish.ranges:
         if last <= first:
             return f"A preferred range must end after it begins: {first} - {last}"
-    if wish.days and all(isinstance(day, str) for day in wish.days):
-        return ""
+    if not wish.last or (wish.days and all(isinstance(day, str) for day in wish.days)):
+        return ""  # the window is two weeks, or the days are named
     first_day, last_day = availability.wish_window(wish, availability.window(practice, now))
     if last_day - first_day >= availability.WINDOW_DAYS_MAX:
         return f"The window may be {availability.WINDOW_DAYS_MAX} days long, not longer"
