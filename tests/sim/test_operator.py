@@ -1,0 +1,214 @@
+"""The operator: what a person does to a live log harms nothing, and what destroys it ends with an error."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import trio
+
+from holdfast.actors.booking import messages as m
+from holdfast.actors.booking import wire
+from holdfast.actors.booking.actor import BookingOptions, DivergedError, run_booking
+from holdfast.actors.booking.runner import BookRunner
+from holdfast.actors.ports import (
+    CommitRecord,
+    ForeignDataError,
+    LogTrimmedError,
+    NewInput,
+    OutcomeEntry,
+    Snapshot,
+)
+from holdfast.sim import operator
+from holdfast.sim.clock import START_MS, WorldClock
+from holdfast.sim.crowd import Crowd
+from holdfast.sim.marks import Marks
+from holdfast.sim.operator import changed
+from holdfast.sim.operator_faults import OPERATOR_MARKS
+from holdfast.sim.world import listening, run_world
+from holdfast.transport.memory_log import MemoryLog, MemoryStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.actors.ports import Log
+    from holdfast.transport.memory_log import MemoryBook
+
+BOOK = "demo"
+PRACTICE = m.DefinePractice(
+    name="Practice",
+    zone="Europe/Berlin",
+    currency="EUR",
+    services=[m.Service("checkup", "Check-up", 30, 7_500)],
+    staff=[m.Staff("s1", "First"), m.Staff("s2", "Second")],
+    hours={str(day): [("08:00", "18:00")] for day in range(7)},
+)
+
+
+# --- what harms nothing ---------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_everything_that_an_operator_does_happens_and_harms_nothing() -> None:
+    seen: dict[str, None] = {}
+    for seed in range(45):
+        result, _ = run_world(seed, "mixed", ("operator", "provider"))
+        assert result.violation is None, seed
+        seen |= dict.fromkeys(result.marks)
+    assert [name for name in OPERATOR_MARKS if name not in seen] == []
+
+
+def _violations(seeds: range, *groups: str) -> list[str]:
+    found = [run_world(seed, "mixed", ("operator", *groups))[0].violation for seed in seeds]
+    return [violation.details for violation in found if violation is not None]
+
+
+@pytest.mark.slow
+def test_a_replay_that_differs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(BookRunner):
+        @property
+        def digest(self) -> str:
+            return "00" + super().digest[2:]
+
+    monkeypatch.setattr(operator, "BookRunner", Forgetful)
+    details = _violations(range(8))
+    assert details
+    assert all("beside its owner" in one for one in details)
+
+
+@pytest.mark.slow
+def test_a_second_run_that_is_answered_otherwise_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome = Crowd.outcome
+
+    async def other(self: Crowd, log: Log, book: str, input_id: str) -> OutcomeEntry | None:
+        found = await outcome(self, log, book, input_id)
+        if found is not None and found.replayed:
+            return msgspec.structs.replace(found, body=found.body + b" ")
+        return found
+
+    monkeypatch.setattr(Crowd, "outcome", other)
+    details = _violations(range(8))
+    assert any("under the same key" in one for one in details)
+
+
+@pytest.mark.slow
+def test_a_trim_without_its_guard_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def careless(self: MemoryLog, book: str) -> dict[str, int]:
+        inputs = self.book(book).inputs
+        return {"inputs": inputs.trim(inputs.last)}
+
+    monkeypatch.setattr(MemoryLog, "trim", careless)
+    assert _violations(range(20), "process")
+
+
+def test_a_holiday_closes_the_day_of_the_slots_and_no_other() -> None:
+    closed = changed(PRACTICE, "holiday", 0, START_MS)
+    assert [day for day in PRACTICE.hours if day not in closed.hours] == ["1"]  # a Monday
+
+
+@pytest.mark.parametrize("change", ["prices", "hours", "policies", "holiday", "staff"])
+def test_each_change_of_a_practice_is_one_that_can_be_sent(change: str) -> None:
+    body = wire.encode_message(changed(PRACTICE, change, 2, START_MS))
+    again = msgspec.json.decode(body, type=m.DefinePractice)
+    assert again != PRACTICE
+    assert again.policies.check_settle_s == PRACTICE.policies.check_settle_s
+
+
+# --- what destroys --------------------------------------------------------------------------
+
+
+def _live(vandal: Callable[[MemoryBook], None]) -> MemoryBook:
+    """Let a book live, stop it, let *vandal* at it, and start it again; raises what that raises."""
+    clock = WorldClock()
+    log = MemoryLog(clock)
+    options = BookingOptions(snapshot_inputs=2)
+
+    async def serve(owner: str) -> None:
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            serving = partial(run_booking, owner=owner, options=options, stop=stop)
+            nursery.start_soon(serving, log, clock)
+            for number in range(4):
+                day = f"2026-01-0{6 + number}T10:00:00+01:00"
+                body = wire.encode_message(m.RequestSlot("checkup", day, customer="K1"))
+                await log.append(
+                    BOOK, [NewInput("request_slot", body, f"{owner}{number}", "service:x")]
+                )
+                await trio.sleep(1)
+            stop.set()
+
+    async def main() -> None:
+        body = wire.encode_message(PRACTICE)
+        await log.append(BOOK, [NewInput("define_practice", body, "p", "service:x")])
+        await serve("a")
+        vandal(log.book(BOOK))
+        await serve("b")
+
+    with listening(Marks()):
+        try:
+            clock.run(main)
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+    return log.book(BOOK)
+
+
+def _delete_inputs(book: MemoryBook) -> None:
+    book.inputs = MemoryStream()
+
+
+def _delete_inputs_and_snapshots(book: MemoryBook) -> None:
+    book.inputs = MemoryStream()
+    book.snapshots.clear()
+
+
+def _trim_everything(book: MemoryBook) -> None:
+    book.inputs.trim((book.inputs.last[0] + 1, 0))
+
+
+def _lose_the_record(book: MemoryBook) -> None:
+    book.record = CommitRecord()
+    book.snapshots.clear()
+
+
+def _alter_the_snapshot(book: MemoryBook) -> None:
+    newest = book.snapshots[-1]
+    book.snapshots[-1] = Snapshot(newest.position, newest.version, "ab" * 16, newest.state)
+
+
+def _put_back_what_cannot_be_followed(book: MemoryBook) -> None:
+    book.snapshots = [msgspec.structs.replace(book.snapshots[0], position="1-0")]
+    book.inputs.trim(book.inputs.ids[2])
+
+
+@pytest.mark.parametrize(
+    ("vandal", "error", "says"),
+    [
+        (_delete_inputs, LogTrimmedError, "begun anew"),
+        (_delete_inputs_and_snapshots, DivergedError, "restore them, or start from a snapshot"),
+        (_trim_everything, LogTrimmedError, "bring the stream back from a backup"),
+        (_lose_the_record, ForeignDataError, "somebody else writes to our keys"),
+        (_alter_the_snapshot, DivergedError, "holdfast check demo"),
+        (_put_back_what_cannot_be_followed, LogTrimmedError, "trimmed away"),
+    ],
+)
+def test_what_destroys_a_log_ends_its_service_with_a_way_out(
+    vandal: Callable[[MemoryBook], None], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        _live(vandal)
+
+
+def test_a_stream_of_actions_that_was_deleted_is_begun_anew_and_its_calls_are_asked_for() -> None:
+    """The takeover asks what became of every call under way, so that none waits for ever."""
+
+    def vandal(book: MemoryBook) -> None:
+        assert len(book.payments.entries) == 3  # as many as one customer may hold
+        book.payments = MemoryStream()
+
+    book = _live(vandal)
+    asked = [entry.type for entry in book.payments.entries]
+    assert asked[:3] == ["check_status"] * 3
