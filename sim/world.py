@@ -25,7 +25,7 @@ from holdfast.actors.booking.invariants import InvariantError
 from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.notification.actor import run_notification
 from holdfast.actors.payment.actor import run_payment
-from holdfast.actors.ports import LogError, SupersededError
+from holdfast.actors.ports import LogError, LogTrimmedError, SupersededError
 from holdfast.sim.checks import Checks, Violation, ViolationError
 from holdfast.sim.clock import START_MS, DeadlockError, WorldClock
 from holdfast.sim.crowd import Crowd
@@ -426,6 +426,8 @@ class World:
         gate.dead = True
         if isinstance(error, SupersededError):
             return "superseded"
+        if isinstance(error, LogTrimmedError) and not self._leads(slot):
+            return "behind a trim"  # whoever leads needs less than it does
         if self.checks.failover and isinstance(error, LogError | DivergedError):
             return "behind a failover"  # it knows what the log has forgotten
         if error is not None:
@@ -434,6 +436,10 @@ class World:
                 violation = _ended_by(gate.name, error, len(self.trace.lines))
             raise ViolationError(violation) from error
         return "stopped"
+
+    def _leads(self, slot: _Slot) -> bool:
+        """Whether a book is this booking actor's."""
+        return any(self.log.book(book).record.owner == slot.owner for book in self.books)
 
     async def _run(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
         """The production function of the process."""
