@@ -129,16 +129,19 @@ def _facts(case: Case, result: Result, story: Story) -> str:
         "customers' commands": f"{result.asked:,} decided, {result.accepted:,} of them accepted",
         "trace": result.digest,
     }
-    if case.why:
+    if case.why and (result.violation is None or result.violation.details not in case.why):
         facts = {"about": case.why, **facts}
     return "".join(f"<dt>{name}</dt><dd>{plain(value)}</dd>" for name, value in facts.items())
 
 
 def _commands(case: Case, case_file: str) -> str:
-    """What repeats this very world, and what runs the seed as it was drawn."""
-    changed = bool(case.changes) or case.tape is not None
-    seeds = command_of(Job(case.seed, case.scenario, tuple(case.groups)))
-    told = "the seed as it was drawn, before anything was taken out" if changed else "the same"
+    """What repeats this very world, and what runs its seed as it was drawn."""
+    if case.changes or case.tape is not None:
+        seeds = command_of(Job(case.seed, case.scenario))
+        told = "the seed that it was cut out of, with every group of faults"
+    else:
+        seeds = command_of(Job(case.seed, case.scenario, case.groups))
+        told = "the same, by its seed"
     commands = ((f"holdfast sim --replay {case_file}", "this world"), (seeds, told))
     return "".join(
         f'<li><code class="command">{plain(command)}</code> <span>{about}</span></li>'

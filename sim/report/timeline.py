@@ -132,6 +132,7 @@ def timeline_of(story: Story, check: str) -> str:
         *_ground(story, places, height),
         *_axis(story, places, height),
         *(part for life in story.lives for part in _life(life, story, places)),
+        *_folded(places, height),
         *_arrows(story, places),
         *_touched(story, places),
         *_violation(story, places, height, check),
@@ -169,20 +170,24 @@ def _ground(story: Story, places: _Places, height: int) -> list[str]:
         f'<path class="line" d="M0 {_y(lane):g}H{places.width:g}"/>'
         for lane in range(len(story.lanes))
     ]
-    for x, passed_ms, folded in places.idle:
-        middle = x + _IDLE / 2
+    for x, passed_ms, _ in places.idle:
         parts.append(
             f'<g class="idle"><rect x="{x + 4:g}" y="{TOP - 6}" width="{_IDLE - 8}" '
-            f'height="{height - TOP}"/><text x="{middle:g}" y="{TOP - 11}">{length(passed_ms)}</text>'
+            f'height="{height - TOP}"/><text x="{x + _IDLE / 2:g}" y="{TOP - 11}">'
+            f"{length(passed_ms)}</text></g>"
         )
-        if folded:
-            y = (TOP + height - BOTTOM) / 2
-            parts.append(
-                f'<text class="folded" transform="translate({middle + 4:g} {y:g}) rotate(-90)">'
-                f"{count(folded, 'read')} and waits folded</text>"
-            )
-        parts.append("</g>")
     return parts
+
+
+def _folded(places: _Places, height: int) -> list[str]:
+    """How many reads are left out, over the bands of those who read."""
+    y = (TOP + height - BOTTOM) / 2
+    return [
+        f'<text class="folded" transform="translate({x + _IDLE / 2 + 4:g} {y:g}) rotate(-90)">'
+        f"{count(folded, 'read')} and waits folded</text>"
+        for x, _, folded in places.idle
+        if folded
+    ]
 
 
 def _axis(story: Story, places: _Places, height: int) -> list[str]:
@@ -253,7 +258,7 @@ def _touched(story: Story, places: _Places) -> list[str]:
 
 def _violation(story: Story, places: _Places, height: int, check: str) -> list[str]:
     x = places.seen
-    room = 7 * len(check) + 16
+    room = 8 * len(check) + 14
     left = min(x - 8, places.width - room - 2)
     event = "" if story.seen is None else story.seen
     parts = [
