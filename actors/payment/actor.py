@@ -93,6 +93,17 @@ class _PaymentExecutor:
             why = f"the payment's id must have 1 to {REF_LENGTH_MAX} characters"
             return dead_letter_of("payments", entry, why)
         answer, attempts = await self._call(book, action)
+        asked_cents = 0 if isinstance(action, Void | CheckStatus) else action.amount_cents
+        if asked_cents and answer.amount_cents not in (0, asked_cents):
+            # Whatever the book does about it, money is not as it should be: a person must look.
+            _log.error(
+                "amount_differs",
+                book=book,
+                payment=action.payment,
+                asked_cents=asked_cents,
+                told_cents=answer.amount_cents,
+                trace=entry.trace,
+            )
         result = _result(entry.action, action.payment, answer)
         _log.info(
             "payment_called",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from holdfast.actors.booking.messages import (
     Capture,
@@ -80,6 +81,7 @@ class FakeProvider:
         self.ledger_ = Ledger()
         self.keys: list[str] = []
         self.running = self.running_most = 0
+        self.too_much = 0
         self.before: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.after: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
@@ -97,7 +99,9 @@ class FakeProvider:
 
     def _answer(self, reply: Reply) -> ProviderAnswer:
         payment = reply.payment
-        return ProviderAnswer(payment.status, payment.id) if payment else ProviderAnswer("none")
+        if payment is None:
+            return ProviderAnswer("none")
+        return ProviderAnswer(payment.status, payment.id, "", payment.amount_cents + self.too_much)
 
     async def preauthorize(
         self, payment: str, amount_cents: int, currency: str, customer: str, key: str
@@ -233,6 +237,23 @@ async def test_a_result_carries_the_actions_id_and_trace(
     assert result.payment == "p1"
     assert result.action.endswith(":0")
     assert result.reference == "pay_00000001"
+
+
+async def test_an_amount_that_is_not_what_was_asked_for_is_told_to_a_person(
+    autojump_clock: MockClock, log: FlakyLog
+) -> None:
+    """The status is the truth all the same; which of the two amounts is wrong nobody here can know."""
+    provider = FakeProvider()
+    with capture_logs() as lines:
+        await emit(log, "demo", hold(1))
+        await run_until_idle(log, provider, 1)
+        assert "amount_differs" not in [line["event"] for line in lines]
+        provider.too_much = 7
+        await emit(log, "demo", CheckStatus("p1"), Capture("p1", 100, "kc"))
+        assert (await run_until_idle(log, provider, 3))[-1].status == "captured"
+    (line,) = [line for line in lines if line["event"] == "amount_differs"]
+    assert (line["log_level"], line["payment"]) == ("error", "p1")
+    assert (line["asked_cents"], line["told_cents"]) == (100, 107)
 
 
 async def test_no_answer_is_unknown_after_a_few_attempts_with_one_key(
