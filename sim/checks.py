@@ -419,6 +419,10 @@ class Checks:
                         self._marks.hit("cancelled_in_flight")
                     if booking.version >= 3:
                         self._marks.hit("cancelled_confirmed")
+                case m.PaymentObserved(observed="declined"):
+                    booking = state.bookings.get(f"b{event.payment[1:]}")
+                    if booking is not None and booking.status == "cancelled":
+                        self._marks.hit("provider_declined_after_cancel")
                 case m.PaymentObserved(observed="captured"):
                     self._marks.hit("captured")
                 case m.ResultIgnored():

@@ -51,6 +51,7 @@ PROVIDER_MARKS: Final[Mapping[str, str]] = {
     "provider_pending": "the provider did not know yet",
     "provider_stale": "the provider told an old status",
     "provider_wrong_amount": "the provider told a wrong amount",
+    "provider_wrong_amount_mattered": "a person was told that the provider's amount is wrong",
     "provider_outage": "the provider was away",
     "provider_held": "a call of an outage was carried out at its end",
     "provider_held_mattered": "a call of an outage moved money at its end",
@@ -59,6 +60,7 @@ PROVIDER_MARKS: Final[Mapping[str, str]] = {
     "provider_same_key": "a key came to the provider again",
     "provider_never_heard": "the provider had never heard of a payment",
     "provider_declined_unanswered": "a hold was declined after a call for it had no answer",
+    "provider_declined_after_cancel": "a booking was cancelled before its payment was declined",
 }
 """Name and sentence of each mark of the provider's."""
 

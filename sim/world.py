@@ -85,6 +85,7 @@ _LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
     ("actions_claimed", ""): "action_claimed",
     ("snapshot_saved", ""): "snapshot_saved",
     ("payment_called", "unknown"): "result_unknown",
+    ("amount_differs", ""): "provider_wrong_amount_mattered",
     ("notification_sent", "failed"): "mail_failed",
 }
 """Marks of lines that actors log, by event and status."""
