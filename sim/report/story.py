@@ -255,7 +255,9 @@ def _violated(
     """The processes that the violation names; the log and who wrote to it; else what is compared."""
     found = [lanes.known(name[0]) for name in PROCESS.finditer(violation.details)]
     if seen is not None and lines[seen][1] == "server":
-        found += [lanes.known("server"), lanes.known(writers.get(seen, ""))]
+        found.append(lanes.known("server"))
+        if seen in writers:
+            found.append(lanes.known(writers[seen]))
     if not any(lane is not None for lane in found):
         place = "provider" if "payment " in violation.details else "server"
         found.append(lanes.known(_LANES_OF_CHECKS.get(violation.check, place)))
@@ -315,7 +317,7 @@ def _touched(events: Sequence[Event], lanes: Lanes, writers: Mapping[int, str]) 
         who = writers.get(event.number, "")
         if event.kind == "fault" and event.details:
             who = event.details.partition(" ")[0]
-        lane = lanes.known(who)
+        lane = lanes.known(who) if who else None
         if lane is not None and lane != event.lane:
             found[event.number] = lane
     return found

@@ -20,7 +20,7 @@ import pytest
 from holdfast.actors.booking import payments
 from holdfast.actors.ports import InputEntry
 from holdfast.sim.cases import Case
-from holdfast.sim.checks import CHECKS
+from holdfast.sim.checks import CHECKS, Violation
 from holdfast.sim.report import page_of, story, write_report
 from holdfast.sim.world import run_world
 from holdfast.transport import memory_log
@@ -284,6 +284,34 @@ def test_an_input_its_outcome_and_its_events_belong_together(voidless: Failed) -
     sent = [whats for whats in of_marks.values() if "send" in whats]
     assert sent
     assert all("input" in whats for whats in sent)
+
+
+def test_a_line_leads_from_each_commit_to_its_writer_and_from_nothing_else() -> None:
+    """Not from what strangers wrote without a name, either."""
+    worlds = (run_world(seed, "stress")[1] for seed in range(40))
+    strangers = ("", "x", "nobody", "customer:G")
+    world = next(one for one in worlds if any(who in strangers for _, who, _, _ in one.trace.lines))
+    lines = world.trace.lines
+    told = story.tell(world, Violation("S8 store", "", len(lines)), 0)
+    commits = {
+        one.order: world.owners[one.commit.owner].partition(".")[0]
+        for history in world.log.history.values()
+        for one in history.commits
+    }
+    led = {
+        number: told.lanes[lane]
+        for number, lane in told.touched.items()
+        if number not in world.trace.faults
+    }
+    assert led == commits
+    for number in world.trace.faults:
+        if number in told.touched:
+            lane = told.lanes[told.touched[number]].replace("customer ", "customer-")
+            assert lines[number][3].startswith(lane) or lane in (
+                "customers",
+                "strangers",
+                "operator",
+            )
 
 
 def test_the_inputs_that_the_violation_names_are_marked_in_the_log(voidless: Failed) -> None:
