@@ -119,7 +119,7 @@ class Sweep(msgspec.Struct):
 
     Attributes:
       kinds: How many places of each kind were tried.
-      missed: Places that a run did not come to once: then the sweep itself is broken.
+      missed: Places that a run never came to: then the sweep itself is broken.
       violations: What failed where, in the order of the places.
       wall_s: How long it took.
     """
@@ -143,7 +143,7 @@ class Sweep(msgspec.Struct):
 
 
 class _Tried(msgspec.Struct, frozen=True):
-    struck: int
+    reached: bool
     violation: Violation | None
 
 
@@ -208,7 +208,7 @@ def sweep(
         swept.kinds[place.kind] = swept.kinds.get(place.kind, 0) + 1
         if tried.violation is not None:
             swept.violations.append((place, tried.violation))
-        if tried.struck != 1:
+        if not tried.reached:
             swept.missed.append(place)
         swept.wall_s = time.monotonic() - begin
         if progress is not None:
@@ -237,4 +237,6 @@ def _try_chunk(places: list[Place]) -> list[_Tried]:
 
 def _try(place: Place) -> _Tried:
     result, world = run_case(place.case())
-    return _Tried(sum(gate.struck for gate in world.lives), result.violation)
+    name = f"{place.process}.{place.life}"
+    reached = any(gate.struck for gate in world.lives if gate.name == name)
+    return _Tried(reached, result.violation)

@@ -29,7 +29,8 @@ def sim(
     scenarios: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Which worlds; all in turn if none is named. 'list' tells what there is.",
+            help="Which worlds; all in turn if none is named. 'list' tells what there is; 'sweep' lets "
+            "processes end at every place of a world.",
             metavar="[SCENARIO…]",
             show_default=False,
         ),
@@ -74,6 +75,8 @@ def sim(
       holdfast sim rivals crashes --seeds 7 --faults process
 
       holdfast sim --replay sim-failures/rivals-7.json
+
+      holdfast sim sweep --jobs 2
     """
     with errors_of_one_sentence():
         if replay is not None:
@@ -86,6 +89,12 @@ def sim(
             code = sim_failure.replay(replay, out, None if as_json else console())
         elif scenarios == ["list"]:
             code = _list(as_json)
+        elif scenarios and scenarios[0] == "sweep":
+            from holdfast.cli import sim_sweep
+
+            bases = sim_sweep.bases_of(scenarios[1:], _seeds(seeds), _groups(faults))
+            terminal = None if as_json else console()
+            code = sim_sweep.run(bases, jobs, terminal, out, smaller=not no_shrink)
         else:
             from holdfast.cli.sim_run import Night
 

@@ -83,6 +83,19 @@ def keep(
     """
     why = f"{violation.check}: {violation.details}"
     case = Case(job.seed, job.scenario, job.groups, check=violation.check, why=why)
+    name = f"{job.scenario}-{job.seed}"
+    return keep_case(case, name, folder, smaller=smaller, progress=progress)
+
+
+def keep_case(
+    case: Case,
+    name: str,
+    folder: Path,
+    *,
+    smaller: bool,
+    progress: Callable[[int, Size], object] | None = None,
+) -> Failure:
+    """Write *case*, which fails, and its page under *name* into *folder*; for the rest see :func:`keep`."""
     before, runs, difference, trouble = None, 0, "", "as it was found: --no-shrink"
     if smaller:
         try:
@@ -101,7 +114,7 @@ def keep(
             trouble = ""
     result, world = run_case(case)
     size = size_of(world)
-    path = folder / f"{job.scenario}-{job.seed}.json"
+    path = folder / f"{name}.json"
     with _writable(path):
         write_case(path, case)
     return Failure(
