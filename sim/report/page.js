@@ -15,6 +15,7 @@ window.addEventListener("error", (event) => {
   const help = inspector.textContent;
   let picked = null;
 
+  const near = (event, what) => (event.target instanceof Element ? event.target.closest(what) : null);
   const inputsOf = (element) => (element.dataset.inputs || "").split(" ").filter(Boolean);
   const markOf = (element) =>
     element.classList.contains("mark") ? element : document.getElementById("e" + element.dataset.event);
@@ -70,20 +71,20 @@ window.addEventListener("error", (event) => {
 
   document.addEventListener("click", (event) => {
     if (String(window.getSelection())) return; // somebody is copying text
-    const link = event.target.closest("a[data-event]");
+    const link = near(event, "a[data-event]");
     if (link) event.preventDefault();
-    const element = link || event.target.closest(".mark, .input, .trace li, #seen");
+    const element = link || near(event, ".mark, .input, .trace li, #seen");
     if (element) choose(element, !element.classList.contains("mark"));
-    else if (event.target.closest("#timeline")) letGo();
+    else if (near(event, "#timeline")) letGo();
   });
   document.addEventListener("pointerover", (event) => {
-    const mark = event.target.closest(".mark");
+    const mark = near(event, ".mark");
     if (mark) tell(textOf(mark));
-    else if (event.target.closest("#timeline")) tell(picked ? textOf(picked) : "");
+    else if (near(event, "#timeline")) tell(picked ? textOf(picked) : "");
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") letGo();
-    const input = event.target.closest(".input");
+    const input = near(event, ".input");
     if (input && event.key === "Enter") choose(input, true);
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step && picked) {
