@@ -1,9 +1,9 @@
 """Bugs for the simulator to catch: each a small change of the product, made here and undone again.
 
-A bug replaces functions of the product for as long as :meth:`Bug.planted` is entered. Most are edits:
-a few words of a function's source are replaced, as a mistaken hand would have written them, and the
-result is compiled in the function's own module. Words that are not there any more are an error, so a
-bug cannot quietly stop being one.
+A bug replaces functions of the product for as long as :meth:`Bug.planted` is entered. Most are
+edits: a few words of a function's source are replaced, as a mistaken hand would have written them,
+and the result is compiled in the function's own module. Words that are not there any more are an
+error, so a bug cannot quietly stop being one.
 """
 
 # What is replaced here is private, and each replacement takes whatever the original takes.

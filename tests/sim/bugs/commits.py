@@ -63,8 +63,8 @@ BUGS = [
         "A commit whose result is unknown is taken for not written.",
         "mixed",
         (memory_log, "resolve_commit", lambda _: lambda commit, record: False),
-        harmless="What is sent again compares the record's position and digest, finds itself written, "
-        "and is answered so.",
+        harmless="What is sent again compares the record's position and digest, finds itself "
+        "written, and is answered so.",
     ),
     Bug(
         "commit",
@@ -77,7 +77,8 @@ BUGS = [
             "answers = await self._log.resolve(commits)",
             "answers = [False] * len(commits)",
         ),
-        harmless="The same: the commit's own compare-and-set is the guard, reading the record is for who waits.",
+        harmless="The same: the commit's own compare-and-set is the guard, and reading the record "
+        "spares the work.",
     ),
     Bug(
         "commit",
@@ -134,10 +135,11 @@ BUGS = [
             "commit",
             "return [self._commit(commit) for commit in commits]",
             "for commit in commits:\n"
-            "        for kind, entries in (('payments', commit.payments), ('notifications', commit.notifications)):\n"
-            "            for entry in entries:\n"
-            "                if parse_id(entry.id) > self.book(commit.book).stream(kind).last:\n"
-            "                    self.book(commit.book).stream(kind).add(parse_id(entry.id), entry)\n"
+            "        for kind in ('payments', 'notifications'):\n"
+            "            stream = self.book(commit.book).stream(kind)\n"
+            "            for entry in getattr(commit, kind):\n"
+            "                if parse_id(entry.id) > stream.last:\n"
+            "                    stream.add(parse_id(entry.id), entry)\n"
             "            self.ring(commit.book, kind)\n"
             "    await __import__('trio').sleep(0.5)\n"
             "    return [self._commit(commit) for commit in commits]",
@@ -191,7 +193,8 @@ BUGS = [
             _Host,
             "_commit",
             "async for batch in self._receive:\n",
-            "async for batch in self._receive:\n            snapshots.start_soon(self._write, batch.commits)\n",
+            "async for batch in self._receive:\n"
+            "            snapshots.start_soon(self._write, batch.commits)\n",
             "await self._write(batch.commits)",
             "[None] * len(batch.commits)",
         ),
@@ -274,7 +277,8 @@ BUGS = [
             "found: dict[str, list[InputEntry]] = {}\n"
             "        given = self.__dict__.setdefault('_given', {})\n",
             "stream.after(parse_id(position), count)",
-            "stream.after(max(parse_id(position), given.get(name, _ZERO) if wait_s else _ZERO), count)",
+            "stream.after("
+            "max(parse_id(position), given.get(name, _ZERO) if wait_s else _ZERO), count)",
             "found[name] = entries\n",
             "found[name] = entries\n"
             "                if wait_s: given[name] = parse_id(entries[-1].id)\n",
@@ -321,8 +325,8 @@ BUGS = [
         edit(
             _Host,
             "_append_tick",
-            'await self._patiently(self._log.append, book, [NewInput("tick", body, by="service:timer")])',
-            "pass",
+            "await self._patiently(self._log.append, book, [",
+            "await trio.lowlevel.checkpoint(); (book, [",
         ),
     ),
     Bug(

@@ -1,4 +1,4 @@
-"""What the book decides: rules, money, idempotency keys, time. Many are those of tier 1, planted again."""
+"""What the book decides: rules, money, idempotency keys, time. Many are tier 1's, planted again."""
 
 # What is replaced here is private, and each replacement takes whatever the original takes.
 # pyright: reportPrivateUsage=false
@@ -69,7 +69,8 @@ RULES = [
             lifecycle,
             "cancel",
             'end(book, booking, "cancelled", now, emit)',
-            'booking.status = "cancelled"; booking.version += 1; booking.payment.desired = "released"; '
+            'booking.status = "cancelled"; booking.version += 1; '
+            'booking.payment.desired = "released"; '
             "payments.drive(book, booking, now, emit)",
         ),
     ),

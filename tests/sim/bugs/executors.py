@@ -41,7 +41,8 @@ BUGS = [
             Executor,
             "_finish",
             _POST,
-            "await self._log.finish_actions(self._stream, book, [(e, None) for e, _ in finished], letters)\n"
+            "bare = [(entry, None) for entry, _ in finished]\n"
+            "            await self._log.finish_actions(self._stream, book, bare, letters)\n"
             "            results = [r for _, r in finished if r is not None]\n"
             "            if results: await self._log.append(book, results)",
         ),
@@ -210,7 +211,8 @@ BUGS = [
             _PaymentExecutor,
             "_call",
             "await self._ask(book, action), attempt",
-            'await self._ask(book, action if attempt == 1 or not hasattr(action, "key") else msgspec.structs.replace(action, key=f"{action.key}:{attempt}")), attempt',
+            "await self._ask(book, action if attempt == 1 or not hasattr(action, 'key') else "
+            "msgspec.structs.replace(action, key=f'{action.key}:{attempt}')), attempt",
         ),
     ),
     Bug(
@@ -279,7 +281,9 @@ BUGS = [
             _PaymentExecutor,
             "_call",
             'reason = f"the provider',
-            'await self._provider.void(f"{book}:{action.payment}", f"{book}:{action.payment}:safety")\n    reason = f"the provider',
+            'payment = f"{book}:{action.payment}"\n'
+            '    await self._provider.void(payment, f"{payment}:safety")\n'
+            '    reason = f"the provider',
         ),
     ),
     Bug(
@@ -303,7 +307,8 @@ BUGS = [
             _NotificationExecutor,
             "_deliver",
             "self._mailer.deliver(message)",
-            'self._mailer.deliver(msgspec.structs.replace(message, key=f"{message.key}:{attempt}"))',
+            "self._mailer.deliver("
+            "msgspec.structs.replace(message, key=f'{message.key}:{attempt}'))",
         ),
     ),
     Bug(

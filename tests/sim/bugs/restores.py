@@ -111,8 +111,8 @@ BUGS = [
         edit(
             _Host,
             "_own",
-            "entries = [entry for entry in entries if _order(entry.id) <= _order(record.position)]\n",
-            "\n",
+            "if _order(entry.id) <= _order(record.position)]\n",
+            "]\n",
         ),
     ),
     Bug(
@@ -124,14 +124,13 @@ BUGS = [
             _Host,
             "_own",
             "runner.decide(entries)",
-            "again = runner.decide(entries)\n"
-            "        for action in again.payments:\n"
-            "            held = self._log\n"
-            "            while hasattr(held, '_log'): held = held._log\n"
-            "            held = getattr(getattr(held, '_server', None), 'log', held)\n"
-            "            stream = held.book(book).payments\n"
-            "            stream.add(stream.next_id(self._clock.now_ms()), msgspec.structs.replace(action, id=f'{stream.next_id(self._clock.now_ms())[0]}-{stream.next_id(self._clock.now_ms())[1]}'))\n"
-            "            held.ring(book, 'payments')",
+            "self.__dict__.setdefault('_again', []).extend(runner.decide(entries).payments)",
+        ),
+        edit(
+            _Host,
+            "_decide_batch",
+            "decided.payments,",
+            "self.__dict__.pop('_again', []) + decided.payments,",
         ),
     ),
     Bug(
@@ -143,7 +142,8 @@ BUGS = [
             _Host,
             "_own",
             "self._owned[book] = _Owned(runner, record)",
-            "self._owned[book] = _Owned(runner, msgspec.structs.replace(record, epoch=max(record.epoch - 1, 1)))",
+            "record = msgspec.structs.replace(record, epoch=max(record.epoch - 1, 1))\n"
+            "    self._owned[book] = _Owned(runner, record)",
         ),
     ),
     Bug(
@@ -155,7 +155,9 @@ BUGS = [
             _Host,
             "_commit",
             "        async for batch in self._receive:\n",
-            "        async for batch in self._receive:\n            for book, snapshot in batch.snapshots:\n                await self._save(book, snapshot, self._owned[book].epoch)\n",
+            "        async for batch in self._receive:\n"
+            "            for book, snapshot in batch.snapshots:\n"
+            "                await self._save(book, snapshot, self._owned[book].epoch)\n",
         ),
     ),
     Bug(
@@ -167,7 +169,10 @@ BUGS = [
             _Host,
             "_commit",
             "        async for batch in self._receive:\n",
-            "        async for batch in self._receive:\n            for book, snapshot in batch.snapshots:\n                if book in self._owned: await self._save(book, snapshot, self._owned[book].epoch)\n",
+            "        async for batch in self._receive:\n"
+            "            for book, snapshot in batch.snapshots:\n"
+            "                if book in self._owned:\n"
+            "                    await self._save(book, snapshot, self._owned[book].epoch)\n",
         ),
         edit(
             MemoryLog,
@@ -184,7 +189,7 @@ BUGS = [
         "A snapshot is written whoever holds the book.",
         "rivals",
         edit(MemoryLog, "save_snapshot", "if _fenced(record, epoch, owner):", "if False:"),
-        harmless="It was committed before it was saved, and an older one than the newest is not kept.",
+        harmless="It was committed before it was saved, and one older than the newest is not kept.",
     ),
     Bug(
         "snapshots",
@@ -195,7 +200,9 @@ BUGS = [
             _Host,
             "_save",
             "await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
-            "if book in self._owned: snapshot = msgspec.structs.replace(snapshot, state=self._owned[book].runner.snapshot().state)\n"
+            "if book in self._owned:\n"
+            "            later = self._owned[book].runner.snapshot()\n"
+            "            snapshot = msgspec.structs.replace(snapshot, state=later.state)\n"
             "        await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
         ),
     ),
