@@ -8,7 +8,6 @@ traces differ, the first event that differs is told, since that is where determi
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 import tempfile
@@ -125,10 +124,14 @@ def _running(
         request = Path(folder, "request.json")
         request.write_bytes(msgspec.json.encode(_Request(surroundings, jobs, whole)))
         child = subprocess.Popen(
-            [sys.executable, "-m", "holdfast.sim.twice", str(request)],
+            [
+                "env",
+                *(f"{name}={value}" for name, value in surroundings.environment.items()),
+                sys.executable,
+                *("-m", "holdfast.sim.twice", str(request)),
+            ],
             stdout=subprocess.PIPE,
             cwd=folder,
-            env={**os.environ, **surroundings.environment},
         )
         with child:
             try:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import anyio
+import anyio.lowlevel
 import msgspec
-import trio
 
 from holdfast.actors.ports import (
     GENESIS,
@@ -195,7 +196,7 @@ class MemoryLog:
         self.books: dict[str, MemoryBook] = {}
         """By name. One that was never registered is not in ``registered``."""
         self.registered: list[str] = []
-        self._bells: dict[tuple[str, str], list[trio.Event]] = {}
+        self._bells: dict[tuple[str, str], list[anyio.Event]] = {}
 
     # -- inside ------------------------------------------------------------
 
@@ -218,7 +219,7 @@ class MemoryLog:
 
     async def _wait(self, bells: Iterable[tuple[str, str]]) -> None:
         """Wait until one of *bells* rings."""
-        event = trio.Event()
+        event = anyio.Event()
         names = list(bells)
         for name in names:
             self._bells.setdefault(name, []).append(event)
@@ -236,11 +237,11 @@ class MemoryLog:
         self, look: Callable[[], _Found], bells: Iterable[tuple[str, str]], wait_s: float
     ) -> _Found:
         """What *look* finds: at once, or after one of *bells*; in the end whatever there is."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         found = look()
         if found or wait_s <= 0:
             return found
-        with trio.move_on_after(wait_s):
+        with anyio.move_on_after(wait_s):
             while not found:
                 await self._wait(bells)
                 found = look()
@@ -274,7 +275,7 @@ class MemoryLog:
         book_keys(book)
         for new in inputs:
             encode_input(new)
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         if not inputs:
             return []
         held = self._register(book)
@@ -328,12 +329,12 @@ class MemoryLog:
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log.read_record``."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         return _record(book, self.book(book))
 
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log.read_snapshot``."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         held = self.book(book)
         _record(book, held)
         snapshots = held.snapshots
@@ -341,14 +342,14 @@ class MemoryLog:
 
     async def facts(self, book: str, stream: StreamName) -> StreamFacts:
         """See ``Log.facts``."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         return self.book(book).stream(stream).facts(stream)
 
     # -- the booking actor -------------------------------------------------
 
     async def take_over(self, book: str, owner: str) -> CommitRecord:
         """See ``Log.take_over``."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         held = self._register(book)
         record = _record(book, held)
         _refuse_foreign(book, held, *_ALL_STREAMS)
@@ -372,7 +373,7 @@ class MemoryLog:
         for commit in commits:
             check_commit(commit)
             book_keys(commit.book)
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         return [self._commit(commit) for commit in commits]
 
     def _commit(self, commit: Commit) -> LogError | None:
@@ -414,7 +415,7 @@ class MemoryLog:
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
         """See ``Log.resolve``."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         held = [(commit.book, self.book(commit.book)) for commit in commits]
         records = [_record(name, book) for name, book in held]
         return [
@@ -424,7 +425,7 @@ class MemoryLog:
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log.save_snapshot``."""
         position = parse_id(snapshot.position)
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         held = self.book(book)
         record = _record(book, held)
         if _fenced(record, epoch, owner):
@@ -442,7 +443,7 @@ class MemoryLog:
 
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log.trim``. ``deadletters`` are never trimmed."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         held = self.book(book)
         _record(book, held)
         _refuse_foreign(book, held, *_TRIMMED)
@@ -523,7 +524,7 @@ class MemoryLog:
         """See ``Log.claim_actions``: at most *count*."""
         for book in books:
             book_keys(book)
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         found: dict[str, list[ActionEntry]] = {}
         cursors: dict[str, IdPair] = dict.fromkeys(books, _ZERO)
         room = count
@@ -584,7 +585,7 @@ class MemoryLog:
     ) -> None:
         """See ``Log.keep_claim``. What another consumer has claimed since stays with it."""
         pairs = [parse_id(id_) for id_ in ids]
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         if not pairs:
             return
         held = self.book(book)
@@ -609,7 +610,7 @@ class MemoryLog:
     ) -> None:
         """See ``Log.finish_actions``."""
         check_finished(finished)
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         if not finished and not dead_letters:
             return
         held = self.book(book)
@@ -624,7 +625,7 @@ class MemoryLog:
 
     async def aclose(self) -> None:
         """Nothing to close: the log lives as long as the object."""
-        await trio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
 
 
 _ACTION_STREAMS: tuple[ActionStream, ...] = ("payments", "notifications")
