@@ -31,6 +31,7 @@ from holdfast.actors.ports import (
     CommitRecord,
     CommitUnknownError,
     LogError,
+    LogTrimmedError,
     LogUnavailableError,
     NewInput,
     Snapshot,
@@ -234,6 +235,22 @@ class _Host:
         _check_version(book, await self._patiently(self._log.read_record, book))
         record = await self._patiently(self._log.take_over, book, self._owner)
         _check_version(book, record)
+        try:
+            runner, replayed = await self._load(book, record)
+        except (LogTrimmedError, DivergedError) as error:
+            held = await self._patiently(self._log.read_record, book)
+            if (held.epoch, held.owner) == (record.epoch, record.owner):
+                raise
+            # What we took over, its owner since then has no need of, and may have trimmed.
+            raise SupersededError(
+                f"another booking actor took over {book} while we loaded it: step down"
+            ) from error
+        self._owned[book] = _Owned(runner, record)
+        _log.info("book_taken_over", book=book, epoch=record.epoch, replayed=replayed)
+        self._interrupt_read.cancel()  # so that the next read includes it
+
+    async def _load(self, book: str, record: CommitRecord) -> tuple[BookRunner, int]:
+        """The book at *record*'s position, from its newest snapshot, and how much was replayed."""
         snapshot = await self._patiently(self._log.read_snapshot, book)
         if snapshot is not None and _order(snapshot.position) > _order(record.position):
             snapshot = None  # of a tail that a failover lost
@@ -258,9 +275,7 @@ class _Host:
                 f"book {book}: replay to {record.position} gives digest {runner.digest}, the commit "
                 f"record says {record.digest}; run 'holdfast check {book}'"
             )
-        self._owned[book] = _Owned(runner, record)
-        _log.info("book_taken_over", book=book, epoch=record.epoch, replayed=replayed)
-        self._interrupt_read.cancel()  # so that the next read includes it
+        return runner, replayed
 
     # -- decide -----------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from holdfast.actors.ports import (
     CommitUnknownError,
     LogUnavailableError,
     NewInput,
+    Snapshot,
     SupersededError,
 )
 from holdfast.machine import Emit, Normal
@@ -479,6 +480,44 @@ async def test_a_process_of_another_release_leaves_a_book_to_its_owner(
     with pytest.raises(VersionError):
         await booking_actor(log, clock, trio.Event())
     assert (held.record, held.inputs.added) == (record, count)
+
+
+class PausedLog:
+    """Lets something happen before the first snapshot is read, as a process that is paused would."""
+
+    def __init__(self, log: Log, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self._log = log
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the port
+        return getattr(self._log, name)
+
+    async def read_snapshot(self, book: str) -> Snapshot | None:
+        await self._meanwhile()
+        return await self._log.read_snapshot(book)
+
+
+async def test_who_slept_through_a_takeover_steps_down_and_does_not_blame_the_log(
+    autojump_clock: MockClock,
+) -> None:
+    """What it needs to load the book as it was is trimmed by now, and nothing is wrong with the log."""
+    clock = VirtualClock()
+    log = await _left_book(clock)
+
+    async def another_takes_over() -> None:
+        await trio.sleep(1)
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(booking_actor, log, clock, stop, "b")
+            (mine,) = await log.append(BOOK, [new(m.RequestAuto("checkup", days=[1]), "late")])
+            await wait_decided(log, BOOK, mine)
+            stop.set()
+        inputs = log.book(BOOK).inputs
+        inputs.trim(inputs.last)
+
+    paused = cast("Log", PausedLog(log, another_takes_over))
+    with pytest.raises(SupersededError, match=f"another booking actor took over {BOOK}"):
+        await booking_actor(paused, clock, trio.Event())
 
 
 async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
