@@ -275,6 +275,7 @@ def _booking(draws: Draws) -> BookingOptions:
         snapshot_s=draws.pick("booking.snapshot_s", (300.0, 20.0)),
         retry_s=retry_s,
         retry_s_max=draws.pick("booking.retry_s_max", (2.0, 10.0)),
+        trim=draws.chance("booking.trim", 0.2),
         grace_s=draws.pick("booking.grace_s", (10.0, 1.0)),
     )
 
