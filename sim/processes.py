@@ -126,7 +126,7 @@ class Gate:
       crash_call: The call, from 1, at which it crashes; 0 for none.
       crash_after: It crashes after that call's effect.
       last_step: The step, from 1, just before which it crashes; 0 for none.
-      stop: Where there is one, it is set instead: the process is asked to stop there.
+      instead: What befalls it there instead of a crash; called with the place.
       struck: How often that happened.
       stopping: It has been asked to stop.
       clock: Its clock, where it has one.
@@ -142,7 +142,7 @@ class Gate:
         self.crash_call = 0
         self.crash_after = False
         self.last_step = 0
-        self.stop: trio.Event | None = None
+        self.instead: Callable[[str], object] | None = None
         self.struck = 0
         self.stopping = False
         self.clock: SkewedClock | None = None
@@ -167,12 +167,12 @@ class Gate:
             self._scope.cancel()
             self.resume()
 
-    def pause(self) -> None:
+    def pause(self, why: str = "") -> None:
         """Let nothing through until :meth:`resume`."""
         if self._resumed is None and not self.dead:
             self._resumed = trio.Event()
             self.was_paused = True
-            self._trace.fault(self.name, "pause")
+            self._trace.fault(self.name, "pause", why)
 
     def resume(self) -> None:
         """Let calls and answers through again."""
@@ -217,13 +217,9 @@ class Gate:
             self._strike(f"before step {self.steps}")
 
     def _strike(self, why: str) -> None:
-        """Here is where it was to crash, or to be asked to stop."""
+        """Here is where something was to befall it."""
         self.struck += 1
-        if self.stop is None:
-            self.crash(why)
-        else:
-            self._trace.fault(self.name, "stop", why)
-            self.stop.set()
+        (self.instead or self.crash)(why)
 
     async def _held(self) -> None:
         """Wait out a pause; for ever where the process is dead."""

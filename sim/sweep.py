@@ -1,11 +1,12 @@
-"""The exhaustive sweep: a world is recorded, then run again once for each place where a process may end.
+"""The exhaustive sweep: a world is recorded, then run again once for each place where a process may die.
 
 There is a place before each call to the outside, one after its effect and before its answer, and one
 before each step of any task of the process, which is every ``await`` that it comes back from. At each
-place the process crashes in one run, and in another one it is asked to stop. Up to there that run is
-the recorded one, draw by draw; what follows must satisfy every check.
+place the process crashes in one run; in another one it is asked to stop; and at a call, in another one
+still, it is paused for minutes and goes on with old beliefs. Up to there that run is the recorded one,
+draw by draw; what follows must satisfy every check.
 
-Where a process ends is told by keyed draws that only a change can make. So what is tried at a place is
+What befalls a process, and where, is told by keyed draws that only a change can make. So what is tried at a place is
 a case like any other: it can be replayed, made smaller and kept.
 """
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     from holdfast.sim.world import Result
 
 Where = Literal["before", "after", "step"]
-End = Literal["crash", "stop"]
+Fate = Literal["crash", "stop", "pause"]
 
 WHERES: Final[tuple[Where, ...]] = get_args(Where)
-ENDS: Final[tuple[End, ...]] = get_args(End)
+FATES: Final[tuple[Fate, ...]] = get_args(Fate)
 
 CHUNK: Final = 20
 """Runs handed to a process at a time."""
@@ -67,13 +68,13 @@ class Life(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where one process ends in one run.
+    """Where something befalls one process in one run.
 
     Attributes:
       where: Before a call, after its effect, or before a step.
       number: Which call or step of that life, from 1.
       what: What is called; "" for a step.
-      end: How it ends.
+      fate: What befalls it.
     """
 
     base: Case
@@ -82,15 +83,15 @@ class Place(msgspec.Struct, frozen=True):
     where: Where
     number: int
     what: str
-    end: End
+    fate: Fate
 
     @property
     def kind(self) -> str:
         """What it is counted under, such as ``booking crash before``."""
-        return f"{self.process.partition('-')[0]} {self.end} {self.where}"
+        return f"{self.process.partition('-')[0]} {self.fate} {self.where}"
 
     def case(self, violation: Violation | None = None) -> Case:
-        """The world in which the process ends here, and what failed in it."""
+        """The world in which it happens here, and what failed in it."""
         life = (self.process, self.life)
         changes = {**self.base.changes, ON: 1}
         if self.where == "step":
@@ -98,8 +99,8 @@ class Place(msgspec.Struct, frozen=True):
         else:
             changes |= {f"sweep.at_call{life!r}": 1, f"sweep.call{life!r}": self.number - 1}
             changes |= {f"sweep.after{life!r}": 1} if self.where == "after" else {}
-        if self.end == "stop":
-            changes[f"sweep.stop{life!r}"] = 1
+        if self.fate != "crash":
+            changes[f"sweep.{self.fate}{life!r}"] = 1
         check = violation.check if violation else ""
         why = f"{self}: {violation.details}" if violation else str(self)
         return msgspec.structs.replace(self.base, changes=changes, check=check, why=why)
@@ -110,7 +111,7 @@ class Place(msgspec.Struct, frozen=True):
             where = f"before step {self.number}"
         return (
             f"seed {self.base.seed}, {self.base.scenario}: {self.process}.{self.life} "
-            f"{self.end} {where}"
+            f"{self.fate} {where}"
         )
 
 
@@ -168,15 +169,17 @@ def record(base: Case) -> tuple[Result, list[Life]]:
 
 
 def places_of(
-    base: Case, wheres: Sequence[Where] = WHERES, ends: Sequence[End] = ENDS
+    base: Case, wheres: Sequence[Where] = WHERES, fates: Sequence[Fate] = FATES
 ) -> list[Place]:
-    """Every place in *base* where a process may end, life by life; see :func:`record`."""
+    """Every place in *base*, life by life, and what may befall a process there; see :func:`record`."""
     return [
-        Place(base, life.process, life.number, where, number, what, end)
+        Place(base, life.process, life.number, where, number, what, fate)
         for life in record(base)[1]
         for where in wheres
         for number, what in _numbers(life, where)
-        for end in ends
+        for fate in fates
+        if (where, fate)
+        != ("step", "pause")  # it lasts until a call, so that is before the next one
     ]
 
 
@@ -195,7 +198,7 @@ def sweep(
     processes: int = 1,
     progress: Callable[[Sweep], None] | None = None,
 ) -> Sweep:
-    """Let a process end at each of *places*, in a run for each.
+    """Let it happen at each of *places*, in a run for each.
 
     Args:
       places: See :func:`places_of`.

@@ -10,7 +10,7 @@ to rest within a bounded time; everything is stopped cleanly and the whole histo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final, Literal, cast
 from zoneinfo import ZoneInfo
 
@@ -76,6 +76,7 @@ STOP_SLACK_S: Final = 1.0
 _BEGIN_MS_MAX: Final = 2_000
 _STOPPING_CALLS_MAX: Final = 4
 _STORMS_MAX: Final = 8
+_SWEPT_PAUSE_NS: Final = 120_000_000_000
 _STORM_GAP_MS_MAX: Final = 1_500
 _STORM_MS_MAX: Final = 200
 _LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
@@ -523,7 +524,7 @@ class World:
         return -size if behind else size
 
     def _draw_swept(self, nursery: trio.Nursery, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
-        """Where the sweep has this life end. Its draws have values only by changes."""
+        """What the sweep lets befall this life, and where. Its draws have values only by changes."""
         draws, life = self.draws, (slot.name, slot.lives)
         if draws.chance("sweep.at_call", 0.0, *life):
             gate.crash_call = 1 + draws.below("sweep.call", SWEEP_MAX, *life)
@@ -531,9 +532,19 @@ class World:
         if draws.chance("sweep.at_step", 0.0, *life):
             gate.last_step = 1 + draws.below("sweep.step", SWEEP_MAX, *life)
         if draws.chance("sweep.stop", 0.0, *life):
-            gate.stop = stop
+            gate.instead = partial(self._ask_to_stop, gate, stop)
+        if draws.chance("sweep.pause", 0.0, *life):
+            gate.instead = partial(self._pause_here, gate)
         # It is there in every life, so that all swept runs have the same tasks up to that point.
         nursery.start_soon(self._watch_stop, slot, gate, stop)
+
+    def _ask_to_stop(self, gate: Gate, stop: trio.Event, where: str) -> None:
+        self.trace.fault(gate.name, "stop", where)
+        stop.set()
+
+    def _pause_here(self, gate: Gate, where: str) -> None:
+        gate.pause(where)
+        self.clock.call_after(_SWEPT_PAUSE_NS, gate.resume)
 
     async def _watch_stop(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
         await stop.wait()

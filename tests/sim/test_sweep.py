@@ -14,7 +14,7 @@ from holdfast.sim.sweep import BASES, places_of, record, sweep
 from holdfast.transport.memory_log import MemoryLog
 
 if TYPE_CHECKING:
-    from holdfast.sim.sweep import End, Place, Where
+    from holdfast.sim.sweep import Fate, Place, Where
 
 RICH = (
     "accepted", "refused", "auto_accepted", "replayed", "declined", "expired", "expired_in_flight",
@@ -70,7 +70,12 @@ def test_nothing_is_lost_at_whatever_call_a_process_crashes() -> None:
 @pytest.mark.slow
 def test_nothing_is_lost_where_a_process_is_asked_to_stop() -> None:
     """A clean stop ends in time too, wherever it is asked for."""
-    assert_nothing_is_lost(places_of(SHORT, ends=["stop"])[::19])
+    assert_nothing_is_lost(places_of(SHORT, fates=["stop"])[::19])
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_where_a_process_is_paused_and_goes_on_with_old_beliefs() -> None:
+    assert_nothing_is_lost(places_of(SHORT, fates=["pause"])[::7])
 
 
 @pytest.mark.slow
@@ -78,11 +83,11 @@ def test_nothing_is_lost_at_whatever_step_a_process_crashes() -> None:
     assert_nothing_is_lost(places_of(SHORT, ["step"], ["crash"])[::16])
 
 
-def the_place(where: Where, end: End, process: str, what: str) -> Place:
+def the_place(where: Where, fate: Fate, process: str, what: str) -> Place:
     """The first of its kind."""
     return next(
         place
-        for place in places_of(SHORT, [where], [end])
+        for place in places_of(SHORT, [where], [fate])
         if place.what == what and place.process.startswith(process)
     )
 
