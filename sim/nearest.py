@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.sim.clock import START_MS
 from holdfast.sim.crowd import EVENTS
-from holdfast.sim.search import nonzero
+from holdfast.sim.search import SWITCHES, nonzero
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,8 @@ def nearest(search: Search) -> str:
 def _neighbours(best: Seen) -> list[tuple[str, Case]]:
     """The best case with one thing less, and what that is."""
     less = [
-        (f"without {name}", best.changed({name: 0})) for name in [*best.faults(), *best.on(EVENTS)]
+        (f"without {name}", best.changed({name: 0}))
+        for name in [*best.faults(), *best.on((*SWITCHES, *EVENTS))]
     ]
     for at in nonzero(best.schedule()):
         tape = best.schedule()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Run = Callable[[Case], tuple[Result, World]]
     Progress = Callable[[int, Size], object]
 
+SWITCHES: Final = ("swarm.on", "server.swarm")
+"""Draws that let a kind of fault happen in a world."""
+
 _COLLECT_EVERY: Final = 16
 
 

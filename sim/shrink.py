@@ -22,14 +22,12 @@ import msgspec
 from holdfast.sim.cases import Case, Size, run_case
 from holdfast.sim.crowd import EVENTS
 from holdfast.sim.draws import SCHEDULE
+from holdfast.sim.lone_faults import WINDOWS, lone_faults, lone_windows
 from holdfast.sim.nearest import nearest
-from holdfast.sim.search import Search, half, nonzero
+from holdfast.sim.search import SWITCHES, Search, half, nonzero
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from holdfast.sim.search import Progress, Run, Seen
-    from holdfast.sim.trace import Line
 
 RUNS_MAX: Final = 1_000
 """Worlds run until shrinking gives up, beside the few below."""
@@ -37,13 +35,13 @@ RUNS_MAX: Final = 1_000
 TIDY_RUNS_MAX: Final = 60
 
 FAULTS_FEW: Final = 3
-"""With more faults than these, worlds with a single crash are tried."""
+"""With more faults than these, worlds with a single one are tried."""
+
+HALVINGS_MAX: Final = 4
+"""How often an option that cannot be 0 is halved."""
 
 DEVIATIONS_FEW: Final = 3
 """With more deviations than these, schedules with a single one are tried."""
-
-_SWITCHES: Final = ("swarm.on", "server.swarm")
-"""Draws that let a kind of fault happen in a world."""
 
 _MOMENTS: Final = ("process.", "world.")
 """When a process dies and is back; the bounds of these draws change with the group of the faults."""
@@ -106,7 +104,8 @@ def shrink(
             search.zero(search.best.on((label,)), faults_max=math.inf)
         _take_out_faults(search)
         _calm_schedule(search)
-        _lower_options(search)
+        search.zero(_options(search))
+        _halve_options(search)
     _tidy(search)
     best = search.best
     why = best.case.why or f"{best.case.check}: {best.details}"
@@ -127,10 +126,10 @@ def _take_out_faults(search: Search) -> None:
         for group in search.best.case.groups:
             groups = [name for name in search.best.case.groups if name != group]
             search.take(search.best.changed(_pins(search.best), groups))
-        search.zero(search.best.on(_SWITCHES), _pins(search.best))
+        search.zero(search.best.on(SWITCHES), _pins(search.best))
     search.zero(search.best.faults())
     if search.best.size.faults > FAULTS_FEW:
-        _crash_once(search)
+        _try_lone_faults(search)
 
 
 def _pins(best: Seen) -> dict[str, int]:
@@ -144,51 +143,39 @@ def _pins(best: Seen) -> dict[str, int]:
     return {**_ROOM, **moments, **dict.fromkeys(best.faults(), 1)}
 
 
-def _crash_once(search: Search) -> None:
-    """Try worlds in which one process crashes once and nothing else happens.
-
-    Half of the runs that are left. What needed a dozen faults at the right moments may need a crash
-    at the right call.
-    """
+def _try_lone_faults(search: Search) -> None:
+    """Try worlds in which one thing goes wrong and no other; half of the runs that are left."""
+    best = search.best
+    calm = {**dict.fromkeys(best.faults(), 0), **_ROOM}
+    switches = dict.fromkeys(best.on(SWITCHES), 0)
     last = search.runs + (search.runs_max - search.runs) // 2
-    calm = dict.fromkeys(search.best.faults(), 0)
-    for process, calls in _calls_of(search.best.lines).items():
-        life = f"('{process}', 1)"
-        for number in range(calls):
-            for after in (0, 1):
-                crash = {
-                    f"process.crash_at_call{life}": 1,
-                    f"process.crash_call{life}": number,
-                    f"process.crash_after{life}": after,
-                }
-                case = search.best.changed({**calm, **_ROOM, **crash}, ())
-                if search.runs >= last or search.take(case):
-                    return
+    try:
+        lines = search.look(best.changed(calm, ()))[1].trace.lines
+    except Exception:  # a failure of another kind
+        return
+    cases = [best.changed({**calm, **fault}, ()) for fault in lone_faults(lines)]
+    for kind, group in WINDOWS.items():
+        if f"server.swarm({kind!r},)" in switches:
+            cases += [
+                best.changed({**calm, **switches, **window}, (group,))
+                for window in lone_windows(kind, lines)
+            ]
+    for case in cases:
+        if search.runs >= last or search.take(case):
+            return
 
 
-def _calls_of(lines: Sequence[Line]) -> dict[str, int]:
-    """About how many calls each process made, in all of its lives until the world healed."""
-    calls: dict[str, int] = {}
-    for _, who, what, _ in lines:
-        if (who, what) == ("world", "heal"):
-            break
-        process, _, life = who.partition(".")
-        if life:
-            calls[process] = calls.get(process, 0) + 1
-    return calls
+def _options(search: Search) -> list[str]:
+    """The options that may be lowered."""
+    return [name for name, value in search.best.options().items() if value and name not in _KEPT]
 
 
-def _lower_options(search: Search) -> None:
-    names = [name for name, value in search.best.options().items() if value and name not in _KEPT]
-    search.zero(names)
-    for name in names:
-        least, value = 0, search.best.options().get(name, 0)
-        while value - least > 1:
-            middle = (least + value) // 2
-            if search.take(search.best.changed({name: middle})):
-                value = middle
-            else:
-                least = middle
+def _halve_options(search: Search) -> None:
+    for name in _options(search):
+        for _ in range(HALVINGS_MAX):
+            value = search.best.options().get(name, 0) // 2
+            if not value or not search.take(search.best.changed({name: value})):
+                break
 
 
 def _calm_schedule(search: Search) -> None:

@@ -116,13 +116,15 @@ def test_another_failure_is_none() -> None:
     assert shrink(CASE, run=toy(check_of)).size.client_events == 10
 
 
-def test_options_are_lowered_as_far_as_they_go() -> None:
+def test_options_are_lowered() -> None:
+    """To 0 if that will do, otherwise by halves."""
+
     def check_of(world: Toy) -> str:
-        return "S1 no overlap" if world.options.fault_s >= 40 else ""
+        return "S1 no overlap" if world.options.fault_s >= 25 else ""
 
     seed = next(seed for seed in range(99) if Toy(Case(seed, "mixed")).options.fault_s > 60)
     shrunk = shrink(Case(seed, "mixed"), run=toy(check_of))
-    assert Toy(shrunk.case).options.fault_s == 40
+    assert 25 <= Toy(shrunk.case).options.fault_s < 32
     options = [name for name in shrunk.case.changes if not name.startswith("crowd.comes")]
     assert options == ["world.fault_s()"], "what changes nothing else is not written down"
 
