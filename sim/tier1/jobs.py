@@ -24,7 +24,7 @@ from holdfast.sim.tier1.volume import command_of, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-RUN_OPERATIONS: Final = 50_000
+RUN_OPERATIONS: Final = 25_000
 """So many operations of one seed, then another: long enough for a season, short enough to shrink."""
 
 SHARE_OF: Final = 3_000

@@ -64,7 +64,7 @@ class Options(msgspec.Struct, frozen=True):
       model: Compare every operation with the reference model; a hundred times slower.
     """
 
-    operations: int = 50_000
+    operations: int = 25_000
     scan_every: int = 20_000
     audit_every: int = 20_000
     model: bool = False

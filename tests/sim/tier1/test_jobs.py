@@ -22,7 +22,7 @@ from .planted import PLANTED  # noqa: TID251 - our own package sim
 NAMES = [scenario.name for scenario in SCENARIOS]
 
 
-def test_ten_million_operations_are_two_hundred_runs_of_all_scenarios() -> None:
+def test_ten_million_operations_are_four_hundred_runs_of_all_scenarios() -> None:
     jobs = jobs_of([], 10_000_000)
     assert sum(job.operations for job in jobs) == 10_000_000
     assert [job.scenario for job in jobs[:12]] == NAMES

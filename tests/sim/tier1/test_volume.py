@@ -136,7 +136,7 @@ def test_a_violation_tells_how_to_see_it_again() -> None:
     assert str(caught.value).startswith("money: p")
     operation = caught.value.operation
     assert caught.value.__notes__ == [
-        f"at operation {operation}; again: holdfast sim mixed --tier 1 --seeds 4 --operations 50000"
+        f"at operation {operation}; again: holdfast sim mixed --tier 1 --seeds 4 --operations 25000"
     ]
 
 
