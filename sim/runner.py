@@ -52,6 +52,7 @@ class Summary(msgspec.Struct):
     Attributes:
       events: Lines of all traces.
       wall_s: How long it took.
+      shares: Customers' commands by scenario: how many were decided, and accepted.
       marks: In how many runs each mark was hit.
       violations: What failed, by job, in the order of the jobs.
     """
@@ -63,6 +64,7 @@ class Summary(msgspec.Struct):
     wall_s: float = 0.0
     asked: int = 0
     accepted: int = 0
+    shares: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict[str, tuple[int, int]])
     marks: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     violations: list[tuple[Job, Violation]] = msgspec.field(
         default_factory=list[tuple[Job, Violation]]
@@ -91,6 +93,8 @@ class Summary(msgspec.Struct):
         self.virtual_ms += result.virtual_ms
         self.asked += result.asked
         self.accepted += result.accepted
+        asked, accepted = self.shares.get(job.scenario, (0, 0))
+        self.shares[job.scenario] = (asked + result.asked, accepted + result.accepted)
         for name in result.marks:
             self.marks[name] = self.marks.get(name, 0) + 1
         if result.violation is not None:

@@ -10,12 +10,14 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from holdfast.cli import sim_twice
 from holdfast.cli.app import app
 from holdfast.sim import runner
 from holdfast.sim.cases import Case, read_case, write_case
 from holdfast.sim.checks import CHECKS
 from holdfast.sim.options import FAULTS, SCENARIOS
 from holdfast.sim.runner import Job, command_of
+from holdfast.sim.twice import Difference
 from holdfast.sim.world import run_world
 from holdfast.transport import memory_log
 
@@ -39,6 +41,28 @@ def test_good_worlds_exit_0_and_tell_how_many() -> None:
     facts = msgspec.json.decode(done.stdout)
     assert (facts["holds"], facts["runs"], facts["violations"]) == (True, 4, [])
     assert 0 < facts["marks"]["accepted"] <= 4
+
+
+@pytest.mark.slow
+def test_a_mark_that_was_never_hit_is_a_failure_for_who_wants_every_mark() -> None:
+    command = ["sim", "mixed", "--seeds", "3", "--faults", "none"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    done = CliRunner().invoke(app, [*command, "--every-mark"])
+    assert done.exit_code == 1
+    assert "never: a process crashed" in done.stdout
+
+
+@pytest.mark.slow
+def test_worlds_are_compared_in_processes_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = CliRunner().invoke(app, ["sim", "twice", "mixed", "--seeds", "0-1"])
+    assert done.exit_code == 0, done.output
+    assert "all traces are equal" in done.stdout
+    found = [Difference(Job(7, "mixed"), 12, "1 a b", "1 a c")]
+    monkeypatch.setattr(sim_twice, "differences", lambda *_, **__: found)
+    done = CliRunner().invoke(app, ["sim", "twice", "mixed", "--seeds", "7"])
+    assert done.exit_code == 1
+    assert "1 a c" in done.stdout
+    assert "holdfast sim mixed --seeds 7" in done.stdout
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def sim(
         list[str] | None,
         typer.Argument(
             help="Which worlds; all in turn if none is named. 'list' tells what there is; 'sweep' lets "
-            "processes end at every place of a world.",
+            "processes end at every place of a world; 'twice' runs worlds in processes that differ.",
             metavar="[SCENARIO…]",
             show_default=False,
         ),
@@ -59,6 +59,9 @@ def sim(
     no_shrink: Annotated[
         bool, typer.Option("--no-shrink", help="Leave a failing world as large as it is.")
     ] = False,
+    every_mark: Annotated[
+        bool, typer.Option("--every-mark", help="Exit 1 also if a mark was never hit.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the actors in simulated worlds, one for each seed. Exit 1 if a check fails.
@@ -77,6 +80,8 @@ def sim(
       holdfast sim --replay sim-failures/rivals-7.json
 
       holdfast sim sweep --jobs 2
+
+      holdfast sim twice --seeds 0-499
     """
     with errors_of_one_sentence():
         if replay is not None:
@@ -95,12 +100,17 @@ def sim(
             bases = sim_sweep.bases_of(scenarios[1:], _seeds(seeds), _groups(faults))
             terminal = None if as_json else console()
             code = sim_sweep.run(bases, jobs, terminal, out, smaller=not no_shrink)
+        elif scenarios and scenarios[0] == "twice":
+            from holdfast.cli import sim_twice
+
+            worlds = _worlds(scenarios[1:], _seeds(seeds), faults, False)
+            code = sim_twice.run(list(worlds), None if as_json else console())
         else:
             from holdfast.cli.sim_run import Night
 
             worlds = _worlds(scenarios or [], _seeds(seeds), faults, until_failure)
             total = None if until_failure else len(_seeds(seeds))
-            night = Night(worlds, total, jobs, until_failure)
+            night = Night(worlds, total, jobs, until_failure, every_mark)
             code = night.run(None if as_json else console(), out, smaller=not no_shrink)
     raise typer.Exit(code)
 

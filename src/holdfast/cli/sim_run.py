@@ -35,13 +35,20 @@ class Night:
       total: How many; None for any number.
       processes: At a time.
       until_failure: Whether the first failure ends it.
+      every_mark: Whether a mark that was never hit is a failure.
     """
 
     def __init__(
-        self, worlds: Iterable[Job], total: int | None, processes: int, until_failure: bool
+        self,
+        worlds: Iterable[Job],
+        total: int | None,
+        processes: int,
+        until_failure: bool,
+        every_mark: bool = False,
     ) -> None:
         self._worlds, self._total = worlds, total
         self._processes, self._until_failure = processes, until_failure
+        self._every_mark = every_mark
         self._interrupted = False
 
     def run(self, out: Console | None, folder: Path, *, smaller: bool) -> int:
@@ -69,7 +76,7 @@ class Night:
             print_json(_facts(summary, failure, self._interrupted))
         elif failure is not None:
             sim_failure.show(out, failure)
-        if summary.violations:
+        if summary.violations or (self._every_mark and summary.never):
             return EXIT_FAILED
         return EXIT_INTERRUPTED if self._interrupted else EXIT_GOOD
 
@@ -140,6 +147,10 @@ def _facts(summary: Summary, failure: Failure | None, interrupted: bool) -> dict
         "events": summary.events,
         "virtual_ratio": round(summary.virtual_ratio),
         "accepted_share": round(summary.accepted / max(summary.asked, 1), 3),
+        "accepted_shares": {
+            scenario: round(accepted / max(asked, 1), 3)
+            for scenario, (asked, accepted) in summary.shares.items()
+        },
         "marks": dict(sorted(summary.marks.items())),
         "never": summary.never,
         "violations": [
