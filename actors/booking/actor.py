@@ -238,13 +238,7 @@ class _Host:
         try:
             runner, replayed = await self._load(book, record)
         except (LogTrimmedError, DivergedError) as error:
-            held = await self._patiently(self._log.read_record, book)
-            if (held.epoch, held.owner) == (record.epoch, record.owner):
-                raise
-            # What we took over, its owner since then has no need of, and may have trimmed.
-            raise SupersededError(
-                f"another booking actor took over {book} while we loaded it: step down"
-            ) from error
+            raise await self._explained(book, record.epoch, error) from None
         self._owned[book] = _Owned(runner, record)
         _log.info("book_taken_over", book=book, epoch=record.epoch, replayed=replayed)
         self._interrupt_read.cancel()  # so that the next read includes it
@@ -277,6 +271,15 @@ class _Host:
             )
         return runner, replayed
 
+    async def _explained(self, book: str, epoch: int, error: Exception) -> Exception:
+        """*error*; or that we are superseded: what we lack, the new owner may have trimmed."""
+        held = await self._patiently(self._log.read_record, book)
+        if (held.epoch, held.owner) == (epoch, self._owner):
+            return error
+        return SupersededError(
+            f"another booking actor took over {book} from our epoch {epoch}: step down"
+        )
+
     # -- decide -----------------------------------------------------------------------------
 
     async def _decide(self) -> None:
@@ -296,6 +299,7 @@ class _Host:
     async def _read(self) -> Mapping[str, list[InputEntry]]:
         """What has arrived for any owned book; empty where the wait was cut short."""
         found: Mapping[str, list[InputEntry]] = {}
+        trimmed: LogTrimmedError | None = None
         with trio.CancelScope() as self._interrupt_read:
             if self._stop.is_set():
                 return found
@@ -303,10 +307,27 @@ class _Host:
                 await trio.sleep(self._options.wait_s)
                 return found
             after = {book: owned.runner.position for book, owned in self._owned.items()}
-            found = await self._patiently(
-                self._log.read_inputs, after, self._options.batch_max, self._options.wait_s
-            )
+            try:
+                found = await self._patiently(
+                    self._log.read_inputs, after, self._options.batch_max, self._options.wait_s
+                )
+            except LogTrimmedError as error:
+                trimmed = error
+        if trimmed is not None:
+            await self._give_up_trimmed(trimmed)
         return found
+
+    async def _give_up_trimmed(self, trimmed: LogTrimmedError) -> None:
+        """Find the books whose inputs are gone, and give up those alone."""
+        found = False
+        for book, owned in list(self._owned.items()):
+            try:
+                await self._patiently(self._log.read_inputs, {book: owned.runner.position}, 1, 0.0)
+            except LogTrimmedError as error:
+                found = True
+                self._give_up(book, await self._explained(book, owned.epoch, error))
+        if not found:
+            raise trimmed
 
     def _decide_batch(self, found: Mapping[str, list[InputEntry]]) -> _Batch | None:
         """Decide what was read; the book moves on before the commit is known to be written."""

@@ -26,7 +26,6 @@ from holdfast.actors.ports import (
     CommitUnknownError,
     LogUnavailableError,
     NewInput,
-    Snapshot,
     SupersededError,
 )
 from holdfast.machine import Emit, Normal
@@ -483,24 +482,31 @@ async def test_a_process_of_another_release_leaves_a_book_to_its_owner(
 
 
 class PausedLog:
-    """Lets something happen before the first snapshot is read, as a process that is paused would."""
+    """Lets something happen before the first call of a method, as to a process that is paused."""
 
-    def __init__(self, log: Log, meanwhile: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, log: Log, name: str, meanwhile: Callable[[], Awaitable[None]]) -> None:
         self._log = log
+        self._name = name
         self._meanwhile = meanwhile
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the port
-        return getattr(self._log, name)
+        real = getattr(self._log, name)
+        if name != self._name:
+            return real
 
-    async def read_snapshot(self, book: str) -> Snapshot | None:
-        await self._meanwhile()
-        return await self._log.read_snapshot(book)
+        async def call(*args: object) -> object:
+            self._name = ""
+            await self._meanwhile()
+            return await real(*args)
+
+        return call
 
 
+@pytest.mark.parametrize("call", ["read_snapshot", "read_inputs"])
 async def test_who_slept_through_a_takeover_steps_down_and_does_not_blame_the_log(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, call: str
 ) -> None:
-    """What it needs to load the book as it was is trimmed by now, and nothing is wrong with the log."""
+    """What it would have read next is trimmed by now, and nothing is wrong with the log."""
     clock = VirtualClock()
     log = await _left_book(clock)
 
@@ -515,9 +521,31 @@ async def test_who_slept_through_a_takeover_steps_down_and_does_not_blame_the_lo
         inputs = log.book(BOOK).inputs
         inputs.trim(inputs.last)
 
-    paused = cast("Log", PausedLog(log, another_takes_over))
+    paused = cast("Log", PausedLog(log, call, another_takes_over))
     with pytest.raises(SupersededError, match=f"another booking actor took over {BOOK}"):
         await booking_actor(paused, clock, trio.Event())
+
+
+async def test_inputs_that_are_gone_end_the_service_of_their_book_alone(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        for book in (BOOK, "other"):
+            (mine,) = await log.append(book, [new(PRACTICE, "p")])
+            await wait_decided(log, book, mine)
+        before = log.book(BOOK).record
+        await log.append(BOOK, [new(PRACTICE, "gone"), new(PRACTICE, "p")])
+        inputs = log.book(BOOK).inputs
+        inputs.trim(inputs.last)
+        (mine,) = await log.append("other", [new(m.RequestAuto("checkup", days=[1]), "r")])
+        await wait_decided(log, "other", mine)
+        stop.set()
+    assert log.book(BOOK).record == before
+    await assert_sound(log, "other")
 
 
 async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
