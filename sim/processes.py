@@ -9,7 +9,7 @@ is dead does nothing any more: a call that its clean-up would make never gets th
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import msgspec
 import trio
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
-
-SWEEP_MAX: Final = 1 << 20
-"""Most calls and steps of one life that a sweep can tell apart."""
 
 RUNNING: ContextVar[Gate | None] = ContextVar("RUNNING", default=None)
 """The life of a process to which a task belongs: children inherit it from whoever starts them."""

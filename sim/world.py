@@ -10,8 +10,8 @@ to rest within a bounded time; everything is stopped cleanly and the whole histo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import cache, partial
-from typing import TYPE_CHECKING, Final, Literal, cast
+from functools import cache
+from typing import TYPE_CHECKING, Final, cast
 from zoneinfo import ZoneInfo
 
 import anyio
@@ -38,7 +38,6 @@ from holdfast.sim.operator import Operator
 from holdfast.sim.options import FAULT_GROUPS, draw_options
 from holdfast.sim.processes import (
     RUNNING,
-    SWEEP_MAX,
     Bound,
     Gate,
     GatedLog,
@@ -51,6 +50,7 @@ from holdfast.sim.provider import SimProvider
 from holdfast.sim.scheduler import Fifo, Pct, Scheduler, Uniform
 from holdfast.sim.server import SimServer
 from holdfast.sim.trace import TooManyEventsError, Trace
+from holdfast.sim.troubles import STORM_RESTART_MS_MAX, Slot, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping, Sequence
@@ -59,8 +59,7 @@ if TYPE_CHECKING:
     from holdfast.sim.history import Written
     from holdfast.sim.options import Options, Schedule
     from holdfast.sim.scheduler import Strategy
-
-Kind = Literal["booking", "payment", "notification"]
+    from holdfast.sim.troubles import Kind
 
 CROWD_S_MAX: Final = 3_600.0
 """Longest time that the crowd may need after the faults have stopped."""
@@ -74,11 +73,6 @@ STOP_SLACK_S: Final = 1.0
 """What a clean stop may take beyond its grace: the time of calls under way."""
 
 _BEGIN_MS_MAX: Final = 2_000
-_STOPPING_CALLS_MAX: Final = 4
-_STORMS_MAX: Final = 8
-_SWEPT_PAUSE_NS: Final = 120_000_000_000
-_STORM_GAP_MS_MAX: Final = 1_500
-_STORM_MS_MAX: Final = 200
 _LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
     ("log_away", ""): "log_away",
     ("commit_waits", ""): "log_away",
@@ -118,23 +112,6 @@ class Result(msgspec.Struct, frozen=True):
     accepted: int
 
 
-class _Slot:
-    """A place for one process: when it ends, another life of it begins."""
-
-    def __init__(self, kind: Kind, number: int) -> None:
-        self.kind: Kind = kind
-        self.name = f"{kind}-{number}"
-        self.lives = 0
-        self.owner = ""
-        self.gate: Gate | None = None
-        self.stop: trio.Event | None = None
-
-    @property
-    def lives_now(self) -> bool:
-        """Whether a process is running here."""
-        return self.gate is not None and not self.gate.dead
-
-
 class World:
     """One world; :meth:`main` is what trio runs.
 
@@ -155,20 +132,26 @@ class World:
         self.owners: dict[str, str] = {}
         """The processes that took books over, by the tokens that they wrote."""
         self._root = trio.CancelScope()
-        self._healed = False
         self._closing = False
-        self._storming = False
         self._turn: trio.Semaphore | None = None
         self.lives: list[Gate] = []
-        self.swept = draws.chance("sweep.on", 0.0)  # only a change makes it so; see sim.sweep
         counts: dict[Kind, int] = {
             "booking": options.booking_actors,
             "payment": options.payment_executors,
             "notification": options.notification_executors,
         }
         self._slots = [
-            _Slot(kind, number) for kind in counts for number in range(1, counts[kind] + 1)
+            Slot(kind, number) for kind in counts for number in range(1, counts[kind] + 1)
         ]
+        self.troubles = Troubles(
+            draws,
+            options.process,
+            clock,
+            self.trace,
+            self.marks,
+            self._slots,
+            self._stop_in_time,
+        )
 
     # -- the run -------------------------------------------------------------
 
@@ -261,8 +244,8 @@ class World:
         async with trio.open_nursery() as processes:
             for slot in self._slots:
                 processes.start_soon(self._supervise, slot)
-            if self.draws.chance("process.storm", options.process.storm):
-                processes.start_soon(self._storm)
+            if self.troubles.storms:
+                processes.start_soon(self.troubles.storm, options.fault_s)
             async with trio.open_nursery() as crowd:
                 crowd.start_soon(self.crowd.run)
                 crowd.start_soon(self.operator.run)
@@ -280,19 +263,11 @@ class World:
 
     def _heal(self) -> None:
         """Stop all faults; start what is dead, and in half of the worlds everything."""
-        self._healed = True
         self.trace.note("world", "heal")
         self.server.heal()
         self.provider.heal()
         self.mailer.heal()
-        for slot in self._slots:
-            if slot.gate is not None:
-                if not self.swept:  # a sweep goes on to the very end
-                    slot.gate.crash_call = 0
-                slot.gate.resume()
-                self._set_clock(slot.gate, 0)
-                if self.options.restart:
-                    slot.gate.crash("restarted")
+        self.troubles.heal(self.options.restart)
         if not self.options.restart:
             self.marks.hit("healed_without_restart")
 
@@ -345,7 +320,7 @@ class World:
                     nursery.start_soon(self._stop_in_time, slot, slot.gate)
         processes.cancel_scope.cancel()
 
-    async def _stop_in_time(self, slot: _Slot, gate: Gate | None) -> None:
+    async def _stop_in_time(self, slot: Slot, gate: Gate | None) -> None:
         assert slot.stop is not None
         slot.stop.set()
         if gate is not None:
@@ -370,7 +345,7 @@ class World:
 
     # -- processes -----------------------------------------------------------
 
-    async def _supervise(self, slot: _Slot) -> None:
+    async def _supervise(self, slot: Slot) -> None:
         """Let one life after the other happen."""
         draws = self.draws
         await trio.sleep(draws.below("world.begin_ms", _BEGIN_MS_MAX, slot.name) / 1000)
@@ -383,20 +358,20 @@ class World:
             self.trace.note(slot.name, "ended", ending)
             if ending == "superseded":
                 self.marks.hit("superseded")
-                if self._healed and self._another(slot):
+                if self.troubles.healed and self._another(slot):
                     return  # its supervisor sees that the book is in good hands
-            bound = (
-                _STORM_MS_MAX if self._storming else 1000 * self.options.process.restart_s_max + 1
-            )
+            bound = 1000 * self.options.process.restart_s_max + 1
+            if self.troubles.storming:
+                bound = STORM_RESTART_MS_MAX
             await trio.sleep(draws.below("world.restart_ms", bound, slot.name, slot.lives) / 1000)
 
-    def _another(self, slot: _Slot) -> bool:
+    def _another(self, slot: Slot) -> bool:
         return any(
             other is not slot and other.kind == slot.kind and other.lives_now
             for other in self._slots
         )
 
-    async def _live(self, slot: _Slot) -> str:
+    async def _live(self, slot: Slot) -> str:
         """One life of a process, to its end; how it ended."""
         slot.lives += 1
         error: Exception | None = None
@@ -410,10 +385,7 @@ class World:
         with scope:
             self.trace.note(gate.name, "start")
             async with trio.open_nursery() as nursery:
-                if not self._healed:
-                    self._draw_troubles(nursery, slot, gate)
-                if self.swept:
-                    self._draw_swept(nursery, slot, gate, stop)
+                self.troubles.begin(nursery, slot, gate, stop)
                 token = RUNNING.set(gate)
                 try:
                     await self._run(slot, gate, stop)
@@ -439,11 +411,11 @@ class World:
             raise ViolationError(violation) from error
         return "stopped"
 
-    def _leads(self, slot: _Slot) -> bool:
+    def _leads(self, slot: Slot) -> bool:
         """Whether a book is this booking actor's."""
         return any(self.log.book(book).record.owner == slot.owner for book in self.books)
 
-    async def _run(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
+    async def _run(self, slot: Slot, gate: Gate, stop: trio.Event) -> None:
         """The production function of the process."""
         options = self.options
         connection = self.server.connect(gate.name)
@@ -496,90 +468,6 @@ class World:
 
         return Bound(most, exceeded)
 
-    def _draw_troubles(self, nursery: trio.Nursery, slot: _Slot, gate: Gate) -> None:
-        """What this life will suffer."""
-        draws, faults = self.draws, self.options.process
-        life = (slot.name, slot.lives)
-        if draws.chance("process.crash_at_call", faults.crash_at_call, *life):
-            gate.crash_call = 1 + draws.below("process.crash_call", faults.crash_call_max, *life)
-            gate.crash_after = draws.chance("process.crash_after", 0.5, *life)
-        if draws.chance("process.crash_in_time", faults.crash_in_time, *life):
-            nursery.start_soon(self._crash_later, gate, self._moment("crash", life))
-        if draws.chance("process.stop", faults.stop, *life):
-            nursery.start_soon(self._stop_later, slot, gate, self._moment("stop", life))
-        if draws.chance("process.pause", faults.pause, *life):
-            length_s = 1 + draws.below("process.pause_s", faults.pause_s_max, *life)
-            nursery.start_soon(self._pause_later, gate, self._moment("pause", life), length_s)
-        if gate.clock is not None and draws.chance("process.skew", faults.skew, *life):
-            self.marks.hit("clock_skewed")
-            self._set_clock(gate, self._skew_ms("skew", life))
-        if gate.clock is not None and draws.chance("process.jump", faults.jump, *life):
-            by_ms = self._skew_ms("jump", life)
-            nursery.start_soon(self._jump_later, gate, self._moment("jump_at", life), by_ms)
-
-    def _skew_ms(self, what: str, life: tuple[str, int]) -> int:
-        """How wrong a clock is; ahead or behind."""
-        bound = 2000 * self.options.process.skew_s_max
-        size, behind = divmod(self.draws.below(f"process.{what}_ms", bound, *life), 2)
-        return -size if behind else size
-
-    def _draw_swept(self, nursery: trio.Nursery, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
-        """What the sweep lets befall this life, and where. Its draws have values only by changes."""
-        draws, life = self.draws, (slot.name, slot.lives)
-        if draws.chance("sweep.at_call", 0.0, *life):
-            gate.crash_call = 1 + draws.below("sweep.call", SWEEP_MAX, *life)
-            gate.crash_after = draws.chance("sweep.after", 0.0, *life)
-        if draws.chance("sweep.at_step", 0.0, *life):
-            gate.last_step = 1 + draws.below("sweep.step", SWEEP_MAX, *life)
-        if draws.chance("sweep.stop", 0.0, *life):
-            gate.instead = partial(self._ask_to_stop, gate, stop)
-        if draws.chance("sweep.pause", 0.0, *life):
-            gate.instead = partial(self._pause_here, gate)
-        # It is there in every life, so that all swept runs have the same tasks up to that point.
-        nursery.start_soon(self._watch_stop, slot, gate, stop)
-
-    def _ask_to_stop(self, gate: Gate, stop: trio.Event, where: str) -> None:
-        self.trace.fault(gate.name, "stop", where)
-        stop.set()
-
-    def _pause_here(self, gate: Gate, where: str) -> None:
-        gate.pause(where)
-        self.clock.call_after(_SWEPT_PAUSE_NS, gate.resume)
-
-    async def _watch_stop(self, slot: _Slot, gate: Gate, stop: trio.Event) -> None:
-        await stop.wait()
-        await self._stop_in_time(slot, gate)
-
-    def _moment(self, what: str, life: tuple[str, int]) -> float:
-        bound = self.options.process.crash_s_max * 1000
-        return self.draws.below(f"process.{what}_ms", bound, *life) / 1000
-
-    async def _crash_later(self, gate: Gate, after_s: float) -> None:
-        await trio.sleep(after_s)
-        if not self._healed:
-            self.marks.hit("crash_in_time")
-            gate.crash("in time")
-
-    async def _stop_later(self, slot: _Slot, gate: Gate, after_s: float) -> None:
-        share = self.options.process.crash_stopping
-        await trio.sleep(after_s)
-        if not self._healed and slot.gate is gate:
-            self.marks.hit("stopped")
-            self.trace.fault(gate.name, "stop", "under faults")
-            life = (slot.name, slot.lives)
-            if self.draws.chance("process.crash_stopping", share, *life):
-                more = self.draws.below("process.crash_stopping_call", _STOPPING_CALLS_MAX, *life)
-                gate.crash_call = len(gate.made) + 1 + more
-            await self._stop_in_time(slot, gate)
-
-    async def _pause_later(self, gate: Gate, after_s: float, length_s: int) -> None:
-        await trio.sleep(after_s)
-        if not self._healed:
-            self.marks.hit("paused")
-            gate.pause()
-            await trio.sleep(length_s)
-            gate.resume()
-
     # -- what happens to the server -------------------------------------------
 
     def _on_fault(self, kind: str, details: str) -> None:
@@ -597,37 +485,6 @@ class World:
             position = self.log.book(book).record.position
             self.checks.rewind(book, position)
             self.log.rewind(book, position)
-
-    async def _jump_later(self, gate: Gate, after_s: float, by_ms: int) -> None:
-        await trio.sleep(after_s)
-        if not self._healed and gate.clock is not None:
-            self.marks.hit("clock_jumped")
-            self._set_clock(gate, gate.clock.off_ms + by_ms)
-
-    def _set_clock(self, gate: Gate, off_ms: int) -> None:
-        """Let a process's clock be ahead by *off_ms* from now on."""
-        if gate.clock is not None and gate.clock.off_ms != off_ms:
-            gate.clock.off_ms = off_ms
-            what = f"{off_ms} ms ahead"
-            self.trace.fault(gate.name, "clock", what) if off_ms else self.trace.note(
-                gate.name, "clock", what
-            )
-
-    async def _storm(self) -> None:
-        """Let all processes crash, again and again, while they begin."""
-        draws = self.draws
-        await trio.sleep(draws.below("process.storm_ms", 1000 * self.options.fault_s) / 1000)
-        self._storming = True
-        for number in range(3 + draws.below("process.storms", _STORMS_MAX)):
-            if self._healed:
-                break
-            for slot in self._slots:
-                if slot.gate is not None:
-                    slot.gate.crash("storm")
-            await trio.sleep(draws.below("process.storm_gap_ms", _STORM_GAP_MS_MAX, number) / 1000)
-        else:
-            self.marks.hit("restart_storm")
-        self._storming = False
 
     # -- violations ------------------------------------------------------------
 
@@ -735,7 +592,7 @@ def run_world(
     clock = WorldClock()
     world = World(draws, options, clock)
     scheduler = Scheduler(_strategy(options.schedule, draws))
-    if world.swept:
+    if world.troubles.swept:
         scheduler.queue.before_step = count_step
     _load()
     ZoneInfo(options.practice.zone)  # reads a file, which no run may; it is kept
