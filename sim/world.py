@@ -287,7 +287,7 @@ class World:
                 self.checks.fail(check, f"{why}, {self.options.rest_s_max} s after the faults")
             if why != stuck:
                 stuck, since_s = why, now_s
-            elif len(self.books) > 1 and now_s - since_s > STUCK_S:
+            elif self._may_be_given_up() and now_s - since_s > STUCK_S:
                 self._restart_booking()
                 since_s = now_s
             await trio.sleep(poll_s)
@@ -298,6 +298,10 @@ class World:
             return "L2 no lag", f"{self.server.under_way} requests are on their way to the log"
         owners = [slot.owner for slot in self._slots if slot.lives_now]
         return self.checks.unrest(owners, over_ms)
+
+    def _may_be_given_up(self) -> bool:
+        """Whether a book may be without a leader; one that nobody ever took over was not given up."""
+        return len(self.books) > 1 and all(self.log.of(book).epochs for book in self.books)
 
     def _restart_booking(self) -> None:
         """Do what a person must do until there are leases.

@@ -98,7 +98,7 @@ BUGS = [
         "crashes",
         edit(
             _Host,
-            "_own",
+            "_load",
             "while _order(runner.position) < _order(record.position):",
             "runner.position = record.position\n    while False:",
         ),
@@ -110,7 +110,7 @@ BUGS = [
         "rivals",
         edit(
             _Host,
-            "_own",
+            "_load",
             "if _order(entry.id) <= _order(record.position)]\n",
             "]\n",
         ),
@@ -122,7 +122,7 @@ BUGS = [
         "crashes",
         edit(
             _Host,
-            "_own",
+            "_load",
             "runner.decide(entries)",
             "self.__dict__.setdefault('_again', []).extend(runner.decide(entries).payments)",
         ),
