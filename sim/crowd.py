@@ -67,6 +67,8 @@ class CrowdOptions(msgspec.Struct, frozen=True):
       think_s_max: Longest time between two things that a customer does.
       starts_ms: The slots that are asked for, by their beginning.
       auto: Share of requests that let the slot be found.
+      wishes: Share of those that tell a day and hours.
+      wished: The hours.
       named: Share of requests for a certain person.
       cancel: Share of bookings given back.
       again: Share of commands sent twice.
@@ -82,6 +84,8 @@ class CrowdOptions(msgspec.Struct, frozen=True):
     think_s_max: int
     starts_ms: tuple[int, ...]
     auto: float = 0.2
+    wishes: float = 0.5
+    wished: m.TimeRange = ("06:00", "13:00")
     named: float = 0.5
     cancel: float = 0.25
     again: float = 0.1
@@ -233,9 +237,9 @@ class Crowd:
         start_ms = draws.pick("crowd.start", options.starts_ms, *drawn)
         if draws.chance("crowd.auto", options.auto, *drawn):
             auto = m.RequestAuto(service, staff=[staff] if named else [])
-            if draws.chance("crowd.preference", 0.5, *drawn):
+            if draws.chance("crowd.preference", options.wishes, *drawn):
                 day = datetime.fromtimestamp(start_ms / 1000, UTC).date().isoformat()
-                auto = msgspec.structs.replace(auto, days=[day], ranges=[("06:00", "13:00")])
+                auto = msgspec.structs.replace(auto, days=[day], ranges=[options.wished])
             return NewInput("request_auto", wire.encode_message(auto), key, by)
         if draws.chance("crowd.off_grid", 0.05, *drawn):
             start_ms += _MINUTE_MS

@@ -250,13 +250,17 @@ def _crowd(
     step_ms = (15 if soon else 30) * _MINUTE_MS
     customers = draws.between("crowd.customers", 3, 8)
     retries = scenario == "retries"
+    found = scenario in ("auto-selection", "preferences")
     return CrowdOptions(
         customers={"stress": 3 * customers, "sparse": 2}.get(scenario, customers),
         visits_max=draws.between("crowd.visits_max", 1, 3),
         span_s=fault_s // (4 if scenario == "stress" else 1),
         think_s_max=draws.pick("crowd.think_s", (5, 20, 1)),
         starts_ms=tuple(first_ms + number * step_ms for number in range(slots)),
-        auto=0.8 if scenario in ("auto-selection", "preferences") else 0.2,
+        auto=0.8 if found else 0.2,
+        # Where every wish can be met nobody is refused, and nothing is learnt from that.
+        wishes=0.9 if found else 0.5,
+        wished=("09:00", "10:00") if found else ("06:00", "13:00"),
         named=1.0 if scenario == "high-contention" else 0.5,
         cancel=draws.pick("crowd.cancel_share", (0.25, 0.0, 0.6)),
         again=0.8 if retries else 0.1,
