@@ -206,7 +206,11 @@ class Gate:
         return result
 
     def step(self) -> None:
-        """One of its tasks is about to run on."""
+        """One of its tasks is about to run on.
+
+        Should it crash here, that task still runs to its next checkpoint. It gets through to nobody any
+        more; only what it had sent before may take effect, as a request that is on its way may.
+        """
         if self.dead:
             return
         self.steps += 1
