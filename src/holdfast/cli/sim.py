@@ -62,6 +62,13 @@ def sim(
     every_mark: Annotated[
         bool, typer.Option("--every-mark", help="Exit 1 also if a mark was never hit.")
     ] = False,
+    tier: Annotated[
+        int,
+        typer.Option(help="2: actors in worlds; 1: the booking machine alone.", min=1, max=2),
+    ] = 2,
+    operations: Annotated[
+        int, typer.Option(help="With --tier 1: how many, over all runs.", min=1)
+    ] = 1_000_000,
     as_json: JsonOption = False,
 ) -> None:
     """Run the actors in simulated worlds, one for each seed. Exit 1 if a check fails.
@@ -82,6 +89,8 @@ def sim(
       holdfast sim sweep --jobs 2
 
       holdfast sim twice --seeds 0-499
+
+      holdfast sim --tier 1 --operations 10000000 --jobs 2
     """
     with errors_of_one_sentence():
         if replay is not None:
@@ -89,9 +98,26 @@ def sim(
                 raise CliError(
                     "--replay runs the scenario that its case names: name none beside it"
                 )
+            if tier == 1:
+                from holdfast.cli import sim_tier1
+
+                raise typer.Exit(sim_tier1.replay(replay, as_json))
             from holdfast.cli import sim_failure
 
             code = sim_failure.replay(replay, out, None if as_json else console())
+        elif tier == 1:
+            from holdfast.cli import sim_tier1
+
+            code = sim_tier1.run(
+                scenarios or [],
+                operations,
+                _seeds(seeds).start,
+                jobs,
+                until_failure=until_failure,
+                folder=out,
+                smaller=not no_shrink,
+                as_json=as_json,
+            )
         elif scenarios == ["list"]:
             code = _list(as_json)
         elif scenarios and scenarios[0] == "sweep":

@@ -52,6 +52,8 @@ def run(
     """
     from holdfast.sim.tier1.jobs import jobs_of, run_jobs
 
+    if list(scenarios) == ["list"]:
+        return tell_scenarios(as_json)
     try:
         jobs = jobs_of(scenarios, operations, first_seed)
     except ValueError as error:
@@ -108,6 +110,20 @@ def replay(path: Path, as_json: bool) -> int:
         console().print(f"operation {failed.operation} fails: {failed.check}", highlight=False)
         console().print(f"  seen: {escape(failed.what)}", highlight=False)
     return EXIT_FAILED if failed else EXIT_GOOD
+
+
+def tell_scenarios(as_json: bool) -> int:
+    """Say what there is; the exit code."""
+    from holdfast.sim.tier1.scenarios import SCENARIOS
+
+    if as_json:
+        print_json({"scenarios": {scenario.name: scenario.says for scenario in SCENARIOS}})
+        return EXIT_GOOD
+    out = console()
+    out.print("scenarios of tier 1:", style="bold")
+    for scenario in SCENARIOS:
+        out.print(f"  {scenario.name:<24} {scenario.says}", highlight=False)
+    return EXIT_GOOD
 
 
 def _watch(out: Console, jobs: list[Job], processes: int, until_failure: bool) -> Summary:
