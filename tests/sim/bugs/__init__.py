@@ -34,6 +34,7 @@ class Bug:
       scenario: Where it is looked for.
       patches: What it replaces.
       harmless: Why nothing goes wrong by it, where that is so.
+      rare: Why it is hardly ever seen, where that is so.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class Bug:
         scenario: str,
         *patches: Patch,
         harmless: str = "",
+        rare: str = "",
     ) -> None:
         self.group, self.name, self.does = group, name, does
-        self.scenario, self.patches, self.harmless = scenario, patches, harmless
+        self.scenario, self.patches = scenario, patches
+        self.harmless, self.rare = harmless, rare
 
     @contextmanager
     def planted(self) -> Generator[None]:

@@ -17,10 +17,10 @@ from . import Bug, edit  # noqa: TID251 - our own package sim
 _TIER1 = {bug.name: bug for bug in tier1.PLANTED}
 
 
-def _again(name: str, scenario: str) -> Bug:
+def _again(name: str, scenario: str, rare: str = "") -> Bug:
     """A bug of tier 1, to be seen here too."""
     bug = _TIER1[name]
-    return Bug(bug.group, name, bug.does, scenario, *bug.patches)
+    return Bug(bug.group, name, bug.does, scenario, *bug.patches, rare=rare)
 
 
 RULES = [
@@ -86,7 +86,13 @@ MONEY = [
     _again("fresh-keys", "outages"),
     _again("checks-once", "outages"),
     _again("believes-at-once", "outages"),
-    _again("old-answers", "outages"),
+    _again(
+        "old-answers",
+        "outages",
+        rare="A call must take effect late, after a status was told and before that answer, held up "
+        "for half a minute, is posted; and nobody may want the slot any more. Tier 1 draws that "
+        "far more often.",
+    ),
     _again("unsettled-dropped", "outages"),
     _again("late-result-crashes", "outages"),
     Bug(
