@@ -36,8 +36,11 @@ if TYPE_CHECKING:
     from holdfast.actors.booking.wire import BookingInput
     from holdfast.sim.tier1.till import Status
 
-LINK_EVERY: Final = 1_000
+LINK_EVERY: Final = 1_024
 """A link of the hash chain is kept for so many operations, to find where two runs part."""
+
+HASH_EVERY: Final = 64
+"""So many operations are hashed at once: one by one takes longer, and so do many, out of the cache."""
 
 END_STEPS_MAX: Final = 12
 """So many operations per booking that is left are enough for the end phase."""
@@ -328,7 +331,7 @@ class Trial:
         if actions:
             self._carry_out(input_id, reemits)
         self._written.append((input_id, outcome, actions))
-        if operation % LINK_EVERY == 0:
+        if operation % HASH_EVERY == 0:
             self._link()
         self._last_id = input_id
         if operation >= self._scan_at:
@@ -372,10 +375,11 @@ class Trial:
             compare_book(self._model, self.book)
 
     def _link(self) -> None:
-        """Take what happened since the last link into the hash: all at once is faster."""
+        """Take what happened since the last time into the hash, and keep a link now and then."""
         self._hash.update(_ENCODER.encode(self._written))
         self._written.clear()
-        self.links.append(self._hash.hexdigest())
+        if self.operation % LINK_EVERY == 0:
+            self.links.append(self._hash.hexdigest())
 
     def digest(self) -> str:
         """Of every input, answer and action so far, and of the book."""
