@@ -168,7 +168,7 @@ def observe(
     if status == "failed" and payment.call == "preauthorize":
         status = "declined"  # refused for good: nothing was put on hold
     if status in ("unknown", "pending", "failed"):
-        if status == "unknown":
+        if status != "failed":
             # The call may have been made just now, however old the wish is. After a takeover its
             # answer cannot be told from that of a check, so every such answer counts.
             payment.since_ms = now
