@@ -60,7 +60,8 @@ class Size(msgspec.Struct, frozen=True):
       client_events: Commands and other entries that producers sent; repeats for want of an answer
         count once.
       faults: What befell processes, wires, the server and the provider until the faults stopped.
-        What a person restarts after that is none.
+        What a person restarts after that is none; an outage of the provider, or a connection that is
+        cut off, is one, however many calls it befalls.
       deviations: How often the schedule took another task than the one that waited longest.
     """
 
@@ -82,15 +83,25 @@ def run_case(case: Case) -> tuple[Result, World]:
 
 def size_of(world: World) -> Size:
     """How much happened in *world*, which has ended."""
-    trace = world.trace
-    end = len(trace.lines)
-    for number, (_, who, what, _) in enumerate(trace.lines):
-        if (who, what) == ("world", "heal"):
-            end = number
-            break
-    faults = sum(1 for number in trace.faults if number < end)
     deviations = sum(1 for value in world.draws.schedule_tape() if value)
-    return Size(world.crowd.sent, faults, deviations)
+    return Size(world.crowd.sent, _faults(world), deviations)
+
+
+def _faults(world: World) -> int:
+    """How many faults there were until the world healed; one that befell many calls is one."""
+    faults: dict[tuple[object, ...], None] = {}
+    lines = world.trace.lines
+    end = next((at for at, line in enumerate(lines) if line[1:3] == ("world", "heal")), len(lines))
+    for at in world.trace.faults:
+        ms, _, what, details = lines[at]
+        fault: tuple[object, ...] = (at,)
+        if what == "outage":
+            fault = what, *(one for one in world.options.provider.outages if one[0] <= ms < one[1])
+        elif what == "partition":
+            fault = what, details.partition(" ")[0]  # whose connection it is
+        if at < end:
+            faults[fault] = None
+    return len(faults)
 
 
 def unused(case: Case, world: World) -> list[str]:

@@ -153,13 +153,13 @@ def _try_lone_faults(search: Search) -> None:
         lines = search.look(best.changed(calm, ()))[1].trace.lines
     except Exception:  # a failure of another kind
         return
-    cases = [best.changed({**calm, **fault}, ()) for fault in lone_faults(lines)]
-    for kind, group in WINDOWS.items():
-        if f"server.swarm({kind!r},)" in switches:
-            cases += [
-                best.changed({**calm, **switches, **window}, (group,))
-                for window in lone_windows(kind, lines)
-            ]
+    cases = [
+        best.changed({**calm, **switches, **window}, (group,))
+        for kind, group in WINDOWS.items()
+        if f"server.swarm({kind!r},)" in switches
+        for window in lone_windows(kind, lines)
+    ]
+    cases += [best.changed({**calm, **fault}, ()) for fault in lone_faults(lines)]
     for case in cases:
         if search.runs >= last or search.take(case):
             return
