@@ -11,6 +11,8 @@ An executor gives one function, ``carry_out(book, entry)``, and gets the rest fr
 - *Bounds.* At most ``read_max`` entries are held, twice that where a read and a claim, which both
   fill the room they saw, come in together. While the log is away results wait here and are
   tried again; since they count as held, reading stops by itself.
+- *Foreign data.* A book whose keys somebody else spoilt is left out until a restart, with an error
+  in the log; the others are served, and what was taken of that one stays pending.
 - *Stopping.* Nothing new is read, what is held is finished and posted, for ``stop_grace_s`` at most.
   What is not finished by then stays pending in the log, and another consumer claims it.
 
@@ -28,7 +30,13 @@ import msgspec
 import structlog
 import trio
 
-from holdfast.actors.ports import BODY_BYTES_MAX, DeadLetter, LogUnavailableError, NewInput
+from holdfast.actors.ports import (
+    BODY_BYTES_MAX,
+    DeadLetter,
+    ForeignDataError,
+    LogUnavailableError,
+    NewInput,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -147,6 +155,7 @@ class Executor:
         self._backoff = Backoff(options, rng)
         self._events = _log.bind(stream=stream, consumer=consumer)
         self._books: list[str] = []
+        self._left_out: dict[str, None] = {}
         # The time at which each held entry was last known to be claimed by us.
         self._held: dict[tuple[str, str], float] = {}
         self._ready: dict[str, list[tuple[ActionEntry, NewInput | DeadLetter]]] = {}
@@ -208,7 +217,7 @@ class Executor:
         failures = 0
         while True:
             try:
-                known = len(self._books)
+                known = len(self._books) + len(self._left_out)
                 books = await self._log.wait_books(known, self._options.wait_s)
             except LogUnavailableError:
                 failures += 1
@@ -216,7 +225,7 @@ class Executor:
                 continue
             failures = 0
             if len(books) != known:
-                self._books = books
+                self._books = [book for book in books if book not in self._left_out]
                 self._events.info("books_found", books=len(books))
                 self._room_or_books.fire()
 
@@ -239,6 +248,9 @@ class Executor:
                 self._events.warning("log_unavailable", doing="read", why=str(error))
                 await self._backoff.wait(failures)
                 continue
+            except ForeignDataError as error:
+                await self._find_foreign(error)
+                continue
             failures = 0
             self._take(entries)
 
@@ -258,11 +270,39 @@ class Executor:
                     taken = self._take(entries)
                 except LogUnavailableError as error:
                     self._events.warning("log_unavailable", doing="claim", why=str(error))
+                except ForeignDataError:
+                    pass  # the reader finds out whose it is
             if taken:
                 self._events.info("actions_claimed", count=taken)
                 continue  # there may be more
             with trio.move_on_after(options.claim_every_s):
                 await stop.wait()
+
+    async def _find_foreign(self, error: ForeignDataError) -> None:
+        """Read the books one by one, and leave out those that cannot be read.
+
+        Raises:
+          ForeignDataError: It is none of them.
+        """
+        found = False
+        for book in list(self._books):
+            try:
+                self._take(
+                    await self._log.read_actions(self._stream, [book], self._consumer, 1, 0.0)
+                )
+            except ForeignDataError as foreign:
+                found = True
+                self._leave_out(book, foreign)
+            except LogUnavailableError:
+                return  # the next read finds it
+        if not found:
+            raise error
+
+    def _leave_out(self, book: str, error: ForeignDataError) -> None:
+        """Serve *book* no more: a person must look, and the other books must not wait for that."""
+        self._left_out[book] = None
+        self._books = [other for other in self._books if other != book]
+        self._events.error("book_left_out", book=book, why=str(error))
 
     def _take(self, entries: Sequence[tuple[str, ActionEntry]]) -> int:
         """Hold *entries* and queue them; those held already are under way. How many are new."""
@@ -294,6 +334,8 @@ class Executor:
                 except LogUnavailableError as error:
                     self._events.warning("log_unavailable", doing="keep_claim", why=str(error))
                     break  # the next round tries again
+                except ForeignDataError:
+                    continue  # who reads or posts finds out
                 for entry_id in ids:
                     if (book, entry_id) in self._held:
                         self._held[book, entry_id] = now
@@ -354,6 +396,9 @@ class Executor:
                     "log_unavailable", doing="finish", book=book, results=len(batch), why=str(error)
                 )
                 await self._backoff.wait(failures)
+            except ForeignDataError as error:
+                self._leave_out(book, error)  # what was taken stays pending in the log
+                return
             else:
                 return
 

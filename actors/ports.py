@@ -37,7 +37,9 @@ class LogError(Exception):
 
 
 class LogUnavailableError(LogError):
-    """The server is away, loading, full or read-only: nothing was written; try again later."""
+    """The server is away, loading, full, read-only or does not let us in: nothing was written; try
+    again later.
+    """
 
 
 class SupersededError(LogError):

@@ -104,12 +104,13 @@ _UNAVAILABLE = {
     "NOREPLICAS": "too few replicas are there and the server refuses writes: bring them back",
     "TRYAGAIN": "the cluster is moving these keys: try again soon",
     "UNBLOCKED": "the server became a replica while we waited: connect to the primary",
-    "EXECABORT": "the server refused a transaction: look into its log",
-}
-_REFUSED = {
+    # Rights can be given back while we wait, so an actor outlives a mistake in the server's rules.
     "NOAUTH": "the server wants a password: put user and password into its URL",
     "WRONGPASS": "the server does not accept the user or the password: check its URL",
     "NOPERM": "the server's ACL forbids this to our user: give it the rules of its role",
+    "EXECABORT": "the server refused a transaction: look into its log",
+}
+_REFUSED = {
     "MOVED": "this is a node of a cluster and the book lives on another: name that one",
     "ASK": "the cluster is moving the book to another node: try again later",
     "WRONGTYPE": "a key has the wrong type, so somebody else writes to our keys: find out who",

@@ -18,6 +18,7 @@ import anyio
 import hiredis
 import msgspec
 
+from holdfast.actors.ports import LogUnavailableError
 from holdfast.transport.connection import (
     Address,
     Command,
@@ -45,6 +46,8 @@ class ServerOptions(msgspec.Struct, frozen=True):
       resolve_s: How long a commit with an unknown result tries to read the record.
       backoff_least_s: First pause between attempts to connect.
       backoff_most_s: Longest pause.
+      ahead_max_s: How far an input may be ahead of the server's clock before reading it fails. Only
+        who decides inputs needs a limit: whoever just looks at a log must be able to see it.
     """
 
     connections_max: int = 16
@@ -54,6 +57,7 @@ class ServerOptions(msgspec.Struct, frozen=True):
     resolve_s: float = 10.0
     backoff_least_s: float = 0.02
     backoff_most_s: float = 2.0
+    ahead_max_s: float = math.inf
 
 
 class ScriptCall(msgspec.Struct, frozen=True, gc=False):
@@ -202,7 +206,7 @@ class Server:
         options = self.options
         try:
             connection = await connect(self._address, timeout_s=options.connect_s)
-        except ConnectionLostError:
+        except LogUnavailableError:
             most = min(
                 options.backoff_most_s, options.backoff_least_s * 2 ** min(self._failures, 30)
             )

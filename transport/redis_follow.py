@@ -37,9 +37,15 @@ def by_name(flat: list[Reply]) -> dict[str, Reply]:
 
 
 def stream_facts(reply: Reply, groups: Reply = None, group: str = "") -> StreamFacts:
-    """The facts from XINFO STREAM and, for a group's progress, XINFO GROUPS."""
+    """The facts from XINFO STREAM and, for a group's progress, XINFO GROUPS.
+
+    Raises:
+      LogError: The server does not tell them; where there is no stream they are zeros.
+    """
     if isinstance(reply, hiredis.ReplyError):
-        return StreamFacts()
+        if "no such key" in str(reply) or str(reply).startswith("WRONGTYPE"):
+            return StreamFacts()  # There is no stream there.
+        raise error_of(reply, "reading the facts of a stream")
     info = by_name(reply)
     pending = lag = 0
     listed: list[Reply] = [] if isinstance(groups, hiredis.ReplyError) else groups or []
@@ -147,13 +153,14 @@ class Follower:
         ]
         replies = await self._server.run(commands, again=True)
         for (book, position), reply in zip(cursors.items(), replies, strict=True):
-            deleted = GENESIS
+            facts, deleted = stream_facts(reply), GENESIS
             if isinstance(reply, hiredis.ReplyError):
-                if "no such key" not in str(reply):
-                    raise error_of(reply, f"reading {self._stream} of {book}")
+                if str(reply).startswith("WRONGTYPE"):
+                    key = book_keys(book).stream(self._stream)
+                    raise await foreign_key(self._server, (key,), f"reading {self._stream}")
             else:
                 deleted = by_name(reply)["max-deleted-entry-id"].decode("ascii")
-            why = gap(position, stream_facts(reply), deleted)
+            why = gap(position, facts, deleted)
             if why:
                 self._cursors.pop(book, None)
                 raise LogTrimmedError(

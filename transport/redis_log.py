@@ -11,6 +11,7 @@ resolved by reading the commit record.
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from holdfast.actors.ports import (
     StreamFacts,
 )
 from holdfast.transport import scripts
+from holdfast.transport.ahead import AheadGuard
 from holdfast.transport.codec import (
     check_finished,
     decode_input,
@@ -113,6 +115,8 @@ class RedisLog:
         self._inputs = Follower(server, "inputs", guarded=True)
         self._outcomes = Follower(server, "outcomes", guarded=False)
         self._groups = Groups(server)
+        ahead_max_s = server.options.ahead_max_s
+        self._ahead = AheadGuard(server, ahead_max_s) if ahead_max_s < math.inf else None
         self._registered: dict[str, int] = {}
         self._books: list[str] = []
         self._books_end = "0-0"
@@ -138,9 +142,10 @@ class RedisLog:
                 f"the server is {name} {shown}: use Valkey 7.2 or newer, or Redis 7.0 or newer"
             )
         policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("maxmemory", "0") != "0" and policy.startswith("allkeys"):
+        if policy != "noeviction":
             raise LogError(
-                f"the server may evict our keys (maxmemory-policy {policy}): set it to noeviction"
+                f"the server may evict what it was given (maxmemory-policy {policy}): set it to "
+                "noeviction with 'CONFIG SET maxmemory-policy noeviction', and in its configuration"
             )
 
     # -- producers ---------------------------------------------------------
@@ -219,8 +224,15 @@ class RedisLog:
     async def read_inputs(
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[InputEntry]]:
-        """See ``Log.read_inputs``. Raises LogTrimmedError where entries are gone."""
+        """See ``Log.read_inputs``.
+
+        Raises:
+          LogTrimmedError: Entries are gone.
+          ForeignDataError: The key has a wrong type, or an entry is too far ahead of the clock.
+        """
         found = await self._inputs.read(after, count, wait_s)
+        if self._ahead is not None:
+            found = await self._ahead.check(after, found)
         return {
             book: [decode_input(id_, fields) for id_, fields in entries]
             for book, entries in found.items()

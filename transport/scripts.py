@@ -48,6 +48,15 @@ local function fenced(record, epoch, owner)
   end
 end
 
+-- A script that is forbidden its third command has run the first two: ask before the first.
+local function denied(commands)
+  for _, command in ipairs(commands) do
+    if not redis.acl_check_cmd(unpack(command)) then
+      return redis.error_reply('NOPERM ' .. command[1] .. ' on ' .. command[2])
+    end
+  end
+end
+
 -- Numbers of 64 bits do not fit Lua's: decimal text is compared by length, then by value.
 local function lower(a, b)
   if #a ~= #b then return #a < #b end
@@ -91,6 +100,10 @@ if not string.match(epoch, '^%d+$') or #epoch > 15 then
   return foreign(KEYS[1], 'has no number as its epoch')
 end
 epoch = string.format('%.0f', tonumber(epoch) + 1)
+bad = denied({
+  {'HSET', KEYS[1], 'epoch', epoch}, {'HSETNX', KEYS[1], 'epoch', epoch},
+  {'XGROUP', 'CREATE', KEYS[4], 'payments', '0', 'MKSTREAM'}})
+if bad then return bad end
 local position = call('HGET', KEYS[1], 'position') or '0-0'
 if not string.match(position, '^%d+%-%d+$') then
   return foreign(KEYS[1], 'has no entry id as its position')
@@ -133,6 +146,11 @@ end
 if #call('XRANGE', KEYS[6], ARGV[4], ARGV[4]) == 0 then
   return redis.error_reply('HF_LOST ' .. ARGV[4])
 end
+bad = denied({
+  {'HSET', KEYS[1], 'position', '0-0'}, {'XADD', KEYS[2], '*', 'a', 'b'},
+  {'XADD', KEYS[3], '*', 'a', 'b'}, {'XADD', KEYS[4], '*', 'a', 'b'},
+  {'XADD', KEYS[5], '*', 'a', 'b'}})
+if bad then return bad end
 local counts = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
 local widths = {5, 5, 5}
 local at = 11
@@ -250,6 +268,10 @@ FINISH: Final = Script(
 -- KEYS: inputs, action stream, deadletters. ARGV: group, counts of results, ids, dead letters, then
 -- results (type, body, key, by, trace), ids, dead letters (stream, id, why, fields).
 local bad = wrong_type(KEYS, {'stream', 'stream', 'stream'})
+if bad then return bad end
+bad = denied({
+  {'XADD', KEYS[1], '*', 'a', 'b'}, {'XADD', KEYS[3], '*', 'a', 'b'},
+  {'XACK', KEYS[2], ARGV[1], '0-0'}})
 if bad then return bad end
 local results, ids, letters = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local i = 5

@@ -92,12 +92,14 @@ class ServerConfig(msgspec.Struct, frozen=True):
         server, may lose them.
       port: A TCP port on 127.0.0.1 to listen on besides the socket; 0 for none.
       maxmemory_mb: Memory limit; at the limit writes are refused, nothing is evicted. 0: none.
+      more: More of the server's own settings, name and value in turn; they win over ours.
     """
 
     folder: Path
     durability: Durability = "durable"
     port: int = 0
     maxmemory_mb: int = 0
+    more: tuple[str, ...] = ()
 
 
 _LEAST_VERSION = {"valkey": (7, 2), "redis": (7, 0)}
@@ -277,6 +279,7 @@ class EmbeddedServer:
             "maxmemory-policy": "noeviction",
             "lua-time-limit": "5000",
         }
+        options |= dict(zip(config.more[::2], config.more[1::2], strict=True))
         command = [str(binary.path)]
         for name, value in options.items():
             command += (f"--{name}", value)

@@ -30,6 +30,7 @@ from holdfast.actors.ports import (
     Commit,
     CommitRecord,
     CommitUnknownError,
+    ForeignDataError,
     LogError,
     LogTrimmedError,
     LogUnavailableError,
@@ -299,7 +300,7 @@ class _Host:
     async def _read(self) -> Mapping[str, list[InputEntry]]:
         """What has arrived for any owned book; empty where the wait was cut short."""
         found: Mapping[str, list[InputEntry]] = {}
-        trimmed: LogTrimmedError | None = None
+        spoiled: LogTrimmedError | ForeignDataError | None = None
         with trio.CancelScope() as self._interrupt_read:
             if self._stop.is_set():
                 return found
@@ -311,23 +312,23 @@ class _Host:
                 found = await self._patiently(
                     self._log.read_inputs, after, self._options.batch_max, self._options.wait_s
                 )
-            except LogTrimmedError as error:
-                trimmed = error
-        if trimmed is not None:
-            await self._give_up_trimmed(trimmed)
+            except (LogTrimmedError, ForeignDataError) as error:
+                spoiled = error
+        if spoiled is not None:
+            await self._give_up_spoiled(spoiled)
         return found
 
-    async def _give_up_trimmed(self, trimmed: LogTrimmedError) -> None:
-        """Find the books whose inputs are gone, and give up those alone."""
+    async def _give_up_spoiled(self, spoiled: LogTrimmedError | ForeignDataError) -> None:
+        """Find the books whose inputs are gone or are not ours, and give up those alone."""
         found = False
         for book, owned in list(self._owned.items()):
             try:
                 await self._patiently(self._log.read_inputs, {book: owned.runner.position}, 1, 0.0)
-            except LogTrimmedError as error:
+            except (LogTrimmedError, ForeignDataError) as error:
                 found = True
                 self._give_up(book, await self._explained(book, owned.epoch, error))
         if not found:
-            raise trimmed
+            raise spoiled
 
     def _decide_batch(self, found: Mapping[str, list[InputEntry]]) -> _Batch | None:
         """Decide what was read; the book moves on before the commit is known to be written."""

@@ -548,6 +548,24 @@ async def test_inputs_that_are_gone_end_the_service_of_their_book_alone(
     await assert_sound(log, "other")
 
 
+async def test_inputs_of_a_wrong_type_end_the_service_of_their_book_alone(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        for book in (BOOK, "other"):
+            (mine,) = await log.append(book, [new(PRACTICE, "p")])
+            await wait_decided(log, book, mine)
+        log.book(BOOK).inputs.foreign = True
+        (mine,) = await log.append("other", [new(m.RequestAuto("checkup", days=[1]), "r")])
+        await wait_decided(log, "other", mine)
+        stop.set()
+    await assert_sound(log, "other")
+
+
 async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
     autojump_clock: MockClock,
 ) -> None:

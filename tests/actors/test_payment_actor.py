@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -461,3 +461,27 @@ def test_options_that_cannot_work_are_refused() -> None:
         PaymentOptions(keep_claim_s=20, claim_idle_s=30)
     with pytest.raises(ValueError, match="call_timeout_s"):
         PaymentOptions(call_timeout_s=0)
+
+
+@pytest.mark.parametrize("spoilt", ["payments", "inputs"])
+async def test_a_book_with_a_key_of_a_wrong_type_does_not_keep_others_from_their_payments(
+    autojump_clock: MockClock, log: FlakyLog, spoilt: str
+) -> None:
+    """It is left out with an error, and what was taken of it stays pending."""
+    stop = trio.Event()
+    await emit(log, "demo", hold(1))
+    await emit(log, "other", hold(1))
+    log.book("demo").stream(cast("Any", spoilt)).foreign = True
+    with capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start(log, FakeProvider(), "one", OPTIONS, stop))
+            await results(log, "other", 1)
+            await emit(log, "other", hold(2))
+            await results(log, "other", 2)
+            await trio.sleep(10)
+            stop.set()
+    (line,) = [line for line in lines if line["event"] == "book_left_out"]
+    assert (line["log_level"], line["book"]) == ("error", "demo")
+    assert (await log.facts("other", "payments")).pending == 0
+    if spoilt == "inputs":
+        assert (await log.facts("demo", "payments")).pending == 1

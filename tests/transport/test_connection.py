@@ -84,8 +84,9 @@ def test_an_address_does_not_show_its_secrets() -> None:
         ("MASTERDOWN Link with MASTER is down", LogUnavailableError),
         ("ERR max number of clients reached", LogUnavailableError),
         ("WRONGTYPE Operation against a key", ForeignDataError),
-        ("NOAUTH Authentication required.", LogError),
-        ("NOPERM this user has no permissions", LogError),
+        ("NOAUTH Authentication required.", LogUnavailableError),
+        ("WRONGPASS invalid username-password pair", LogUnavailableError),
+        ("NOPERM this user has no permissions", LogUnavailableError),
         ("MOVED 1 127.0.0.1:7001", LogError),
         ("ERR something", LogError),
     ],
@@ -109,7 +110,7 @@ async def test_a_wrong_password_is_told_without_telling_it(real_server: Embedded
     with pytest.raises(LogError, match="check its URL") as caught:
         await connect(address, timeout_s=5)
     assert SECRET not in str(caught.value)
-    assert not isinstance(caught.value, LogUnavailableError)
+    assert not isinstance(caught.value, ConnectionLostError)
 
 
 async def test_it_enters_as_the_url_says(real_server: EmbeddedServer) -> None:
