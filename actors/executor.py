@@ -224,7 +224,7 @@ class Executor:
                 await self._backoff.wait(failures)
                 continue
             failures = 0
-            if len(books) != known:
+            if books != self._books:  # as many others, where a failover lost some
                 self._books = [book for book in books if book not in self._left_out]
                 self._events.info("books_found", books=len(books))
                 self._room_or_books.fire()

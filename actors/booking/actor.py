@@ -215,7 +215,10 @@ class _Host:
         known: list[str] = []
         while True:
             found = await self._patiently(self._log.wait_books, len(known), self._options.wait_s)
-            await self._own_all(found[len(known) :])
+            # A failover may have lost some, so that there are as many as before and yet others.
+            await self._own_all(
+                [book for book in found if book not in known and book not in self._owned]
+            )
             known = found
 
     async def _own_all(self, books: Sequence[str]) -> None:

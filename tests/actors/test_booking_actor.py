@@ -526,6 +526,23 @@ async def test_who_slept_through_a_takeover_steps_down_and_does_not_blame_the_lo
         await booking_actor(paused, clock, trio.Event())
 
 
+async def test_a_book_that_came_in_the_place_of_one_that_a_failover_lost_is_owned(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, log, clock, stop)
+        (mine,) = await log.append("first", [new(PRACTICE, "p")])
+        await wait_decided(log, "first", mine)
+        log.registered.remove("first")
+        (mine,) = await log.append("second", [new(PRACTICE, "p")])
+        await wait_decided(log, "second", mine)
+        stop.set()
+    await assert_sound(log, "second")
+
+
 async def test_inputs_that_are_gone_end_the_service_of_their_book_alone(
     autojump_clock: MockClock,
 ) -> None:

@@ -419,6 +419,22 @@ async def test_books_that_come_later_are_served(autojump_clock: MockClock, log: 
     assert sorted(provider.keys) == ["a:k1", "b:k1", "c:k1"]
 
 
+async def test_a_book_that_came_in_the_place_of_one_that_a_failover_lost_is_served(
+    autojump_clock: MockClock, log: FlakyLog
+) -> None:
+    """Found by the simulator (seed 51783, sparse): there were as many books as before."""
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(start(log, FakeProvider(), "one", OPTIONS, stop))
+        await emit(log, "a", hold(1))
+        await results(log, "a", 1)
+        log.registered.clear()
+        log.books.clear()
+        await emit(log, "b", hold(1))
+        assert (await results(log, "b", 1))[0].status == "authorized"
+        stop.set()
+
+
 async def test_a_stop_finishes_the_calls_under_way(
     autojump_clock: MockClock, log: FlakyLog
 ) -> None:
