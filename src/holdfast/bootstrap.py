@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import Log, Mailer, Provider
     from holdfast.config.settings import Settings
+    from holdfast.transport.operator import Operator
 
 ActorKind = Literal["booking", "payment", "notification"]
 
@@ -63,6 +64,21 @@ async def open_log(settings: Settings) -> AsyncGenerator[Log, None]:
         raise SettingsError("no server is named: give redis_url, or let 'holdfast up' start one.")
     async with open_redis_log(settings.redis_url) as log:
         yield log
+
+
+@asynccontextmanager
+async def open_operator(settings: Settings) -> AsyncGenerator[Operator, None]:
+    """What operators may do beside the log, on the server that *settings* name.
+
+    Raises:
+      SettingsError: They name none.
+    """
+    from holdfast.transport.operator import open_operator as open_at
+
+    if settings.redis_url is None:
+        raise SettingsError("no server is named: give redis_url, or let 'holdfast up' start one.")
+    async with open_at(settings.redis_url) as operator:
+        yield operator
 
 
 @asynccontextmanager

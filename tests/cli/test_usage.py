@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 PUSH = ("push", "demo", "request_auto", "--key", "k", "--by", "customer:K1", "--body")
 
 
-@pytest.mark.parametrize("command", ["demo", "up", "push", "show", "check", "import"])
+@pytest.mark.parametrize(
+    "command", ["demo", "up", "push", "show", "check", "import", "export", "replay"]
+)
 def test_every_command_tells_its_use_with_an_example(
     invoke: Callable[..., Result], command: str
 ) -> None:

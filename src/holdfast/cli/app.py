@@ -10,8 +10,10 @@ from holdfast import __version__
 from holdfast.cli.actor import actor
 from holdfast.cli.check import check
 from holdfast.cli.demo import demo
+from holdfast.cli.export import export
 from holdfast.cli.importer import import_file
 from holdfast.cli.push import push
+from holdfast.cli.replay import replay
 from holdfast.cli.show import show
 from holdfast.cli.sim import sim
 from holdfast.cli.up import up
@@ -51,4 +53,6 @@ app.command()(show)
 app.command()(check)
 app.command()(sim)
 app.command(name="import")(import_file)
+app.command()(export)
+app.command()(replay)
 app.command(hidden=True)(actor)

@@ -101,6 +101,7 @@ def _sentence(leaf: BaseException) -> tuple[str, int] | None:
     from holdfast.cli.commands import MessageError
     from holdfast.cli.mapping import MappingError
     from holdfast.config.settings import SettingsError
+    from holdfast.tools.errors import ToolError
 
     if isinstance(leaf, CliError):
         return str(leaf), leaf.code
@@ -108,7 +109,7 @@ def _sentence(leaf: BaseException) -> tuple[str, int] | None:
         return str(leaf), EXIT_USAGE
     if isinstance(leaf, SupersededError):
         return str(leaf), EXIT_SUPERSEDED
-    if isinstance(leaf, LogError | VersionError | BookBugError | DivergedError):
+    if isinstance(leaf, ToolError | LogError | VersionError | BookBugError | DivergedError):
         return str(leaf), EXIT_FAILED
     if isinstance(leaf, ProviderUnavailableError):
         return f"the payment provider does not answer: {leaf}", EXIT_FAILED

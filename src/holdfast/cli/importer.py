@@ -73,10 +73,16 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(help="A CSV file, .gz too.", dir_okay=False)],
-    mapping: Annotated[
-        Path, typer.Option(metavar="TOML", help="How rows become commands.", dir_okay=False)
+    file: Annotated[
+        Path, typer.Argument(help="A CSV file, .gz too, or an exported log.", dir_okay=False)
     ],
+    mapping: Annotated[
+        Path | None,
+        typer.Option(metavar="TOML", help="How a CSV's rows become commands.", dir_okay=False),
+    ] = None,
+    book: Annotated[
+        str, typer.Option(metavar="NAME", help="What a log becomes.  [default: what it was]")
+    ] = "",
     up: Annotated[
         bool, typer.Option("--up", help="Run the service until all is decided, then check.")
     ] = False,
@@ -89,23 +95,35 @@ def import_file(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make commands of a CSV's rows, and append each of them exactly once.
+    """Make commands of a CSV's rows, each exactly once; or a new book of an exported log.
 
-    Safe to run twice and to interrupt: a row that is in the log is not appended again.
+    A CSV may be imported twice and be interrupted: a row that is in the log is not appended again.
+    A log becomes a book that is not there yet, all of it or nothing, with the ids that it had.
 
     Examples:
 
       holdfast import appointments.csv --mapping mapping.toml --up --data rehearsal
 
       holdfast import appointments.csv.gz --mapping mapping.toml --redis redis://10.0.0.5:6379
+
+      holdfast import demo.jsonl.gz --book rehearsal
     """
     from holdfast.cli.mapping import Mapper, load_mapping
     from holdfast.cli.rows import sorted_rows
+    from holdfast.tools.archive import is_archive
 
     started = monotonic()
     with errors_of_one_sentence():
         from holdfast.cli.importing import collect
 
+        if is_archive(file):
+            if mapping is not None or up or kill_booking:
+                raise CliError(f"{file} is an exported log: give --book and where to, nothing else")
+            from holdfast.cli.export import import_log
+
+            return import_log(settings_of(data, redis, config), file, book, as_json)
+        if mapping is None or book:
+            raise CliError(f"{file} is no exported log: a CSV needs --mapping, and no --book")
         if kill_booking and not up:
             raise CliError("--kill-booking kills what --up runs: give both")
         settings = settings_of(data, redis, config)

@@ -62,11 +62,12 @@ async def log_of_running_service(settings: Settings) -> AsyncGenerator[tuple[Set
 
 @asynccontextmanager
 async def log_to_look_at(
-    settings: Settings, parts: Sequence[Part] = ("server",)
+    settings: Settings, parts: Sequence[Part] = ("server",), *, new: bool = False
 ) -> AsyncGenerator[tuple[Settings, Log], None]:
-    """The log of the service that runs for *settings*, for a command that only looks at it.
+    """The log of the service that runs for *settings*, for a command that needs no actors.
 
-    Where none runs, *parts* of it are started on the data folder for as long as the command takes.
+    Where none runs, *parts* of it are started on the data folder for as long as the command takes;
+    with *new*, also where the folder has no data yet.
 
     Raises:
       CliError: There is no data in the folder.
@@ -76,7 +77,7 @@ async def log_to_look_at(
         async with open_log(found) as log:
             yield found, log
         return
-    if not (settings.data / "appendonlydir").is_dir():
+    if not new and not (settings.data / "appendonlydir").is_dir():
         raise CliError(
             f"there is no service's data in {settings.data}; name another folder with --data, "
             "or a server with --redis"

@@ -1,0 +1,158 @@
+"""Where a replay's inputs come from: a live book, an exported log, or a snapshot alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+import trio
+
+from holdfast.actors.booking.runner import BookRunner
+from holdfast.actors.ports import BATCH_MAX, GENESIS, InputEntry, LogTrimmedError
+from holdfast.tools.errors import ToolError
+from holdfast.transport.keys import parse_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from holdfast.actors.ports import CommitRecord, Log, Snapshot, StreamFacts
+    from holdfast.tools.archive import Archive
+
+Tell: TypeAlias = "Callable[[int, int], None]"
+"""Is told now and then how many inputs are done, of how many; 0 where that is not known."""
+
+CHECKPOINT_INPUTS: Final = 512
+"""So many inputs of a file are read before others get their turn."""
+
+
+class Source(Protocol):
+    """Inputs in order, and the book before the first of them.
+
+    Attributes:
+      name: How it is called in a sentence.
+      book: The book's name.
+      begin: The book before the first input; None for a book without any.
+      size: How many inputs there are, for progress; 0 where that is not known.
+    """
+
+    name: str
+    book: str
+    begin: Snapshot | None
+    size: int
+
+    def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
+        """Each input with the link after it, "" where that is not known."""
+        ...
+
+
+class LogSource:
+    """A live book up to the last input that there is when it is opened. Open with :meth:`open`."""
+
+    def __init__(
+        self,
+        log: Log,
+        book: str,
+        begin: Snapshot | None,
+        facts: StreamFacts,
+        record: CommitRecord,
+    ) -> None:
+        self._log = log
+        self.record = record
+        self._last = facts.last_id
+        self.name = self.book = book
+        self.begin = begin
+        self.size = facts.length if begin is None else 0
+        self.added = facts.added
+
+    @classmethod
+    async def open(
+        cls, log: Log, book: str, begin: Snapshot | None = None, *, newest: bool = False
+    ) -> LogSource:
+        """The book from *begin*, its newest snapshot, or its first input.
+
+        A book whose first inputs were trimmed away begins with its newest snapshot.
+
+        Raises:
+          ToolError: There is no such book, or nothing to begin from.
+        """
+        record = await log.read_record(book)
+        facts = await log.facts(book, "inputs")
+        if not facts.added:
+            known = ", ".join((await log.wait_books(0, 0))[:5]) or "none at all yet"
+            raise ToolError(f"there is no book {book}; there is {known}")
+        if begin is None and (newest or facts.added != facts.length):
+            begin = await log.read_snapshot(book)
+            if begin is None:
+                what = (
+                    "no snapshot yet" if newest else "inputs were trimmed and no snapshot is left"
+                )
+                raise ToolError(f"book {book} has nothing to begin from: {what}")
+        return cls(log, book, begin, facts, record)
+
+    async def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
+        """See :class:`Source`.
+
+        Raises:
+          ToolError: Inputs were trimmed away meanwhile.
+        """
+        position = GENESIS if self.begin is None else self.begin.position
+        last = parse_id(self._last)
+        while parse_id(position) < last:
+            try:
+                found = await self._log.read_inputs({self.book: position}, BATCH_MAX, 0)
+            except LogTrimmedError as error:
+                raise ToolError(f"{error}; or replay an export") from None
+            entries = found.get(self.book, [])
+            if not entries:
+                return
+            for entry in entries:
+                if parse_id(entry.id) > last:
+                    return
+                yield entry, self.record.digest if entry.id == self.record.position else ""
+            position = entries[-1].id
+
+
+class ArchiveSource:
+    """An exported log."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self.name = str(archive.path)
+        self.book = archive.header.book
+        self.begin = archive.begin
+        self.size = archive.header.inputs
+
+    async def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
+        """See :class:`Source`.
+
+        Raises:
+          ToolError: The file was altered or cut short.
+        """
+        for number, archived in enumerate(self._archive.inputs()):
+            if number % CHECKPOINT_INPUTS == 0:
+                await trio.lowlevel.checkpoint()
+            yield archived.entry, archived.link
+
+
+class SnapshotSource:
+    """A snapshot without anything after it."""
+
+    def __init__(self, name: str, book: str, snapshot: Snapshot) -> None:
+        self.name = name
+        self.book = book
+        self.begin: Snapshot | None = snapshot
+        self.size = 0
+
+    async def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
+        """Nothing."""
+        await trio.lowlevel.checkpoint()
+        for entry in list[InputEntry]():
+            yield entry, ""
+
+
+def runner_of(source: Source, *, check: bool = True) -> BookRunner:
+    """The book before the first input of *source*.
+
+    Raises:
+      VersionError: Its snapshot is another machine version's.
+    """
+    return BookRunner(source.book, source.begin, check=check)

@@ -1,0 +1,368 @@
+"""What operators may do beside the log's port: read any stream raw, and write what no actor writes.
+
+It works on a real server alone; actors never need it, so it is no part of ``ports.Log``. Whatever
+writes here checks on the server, in the same step, that nobody is harmed by it:
+
+- a log is restored beside the book, under keys that nobody reads, and renamed into place in one
+  step, if the book has no key at all by then;
+- a dead letter is sent again and removed in one step, so that no two operators send it twice;
+- an action that was given up is handed to its group anew, under its own id: adding it again would
+  put an id into the stream that is beyond the booking actor's next.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+import hiredis
+import msgspec
+
+from holdfast.actors.ports import GENESIS, CommitRecord, LogError, Snapshot
+from holdfast.transport import scripts
+from holdfast.transport.connection import error_of, parse_url
+from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys
+from holdfast.transport.pool import ScriptCall, Server, ServerOptions
+from holdfast.transport.redis_follow import read_command
+from holdfast.transport.scripts import Script
+from holdfast.transport.snapshots import pack_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from holdfast.actors.ports import ActionStream, StreamName
+    from holdfast.transport.connection import Command, Reply
+
+OPERATOR: Final = "operator"
+"""The consumer that an action is claimed for when it is handed out anew."""
+
+WRITE_MAX: Final = 1_000
+"""Most entries written in one round trip."""
+
+_ACTIONS: Final = ("payments", "notifications")
+
+_RESTORE: Final = Script(
+    "restore",
+    """
+-- KEYS: the book's commit, inputs, outcomes, payments, notifications, deadletters; where inputs and
+-- outcomes were prepared; the older and the newer snapshot.
+-- ARGV: inputs and outcomes prepared, the last input, entries ever added, epoch, position, version,
+-- digest, and for each snapshot its position (or nothing) and its bytes.
+local call = redis.call
+for i = 1, 6 do
+  if call('EXISTS', KEYS[i]) == 1 then return redis.error_reply('HF_EXISTS ' .. KEYS[i]) end
+end
+for i = 1, 2 do
+  local length = call('XLEN', KEYS[6 + i])
+  if length ~= tonumber(ARGV[i]) then
+    return redis.error_reply('HF_CHANGED ' .. KEYS[6 + i] .. ' has ' .. length .. ' entries')
+  end
+end
+call('XSETID', KEYS[7], ARGV[3], 'ENTRIESADDED', ARGV[4], 'MAXDELETEDID', '0-0')
+call('RENAME', KEYS[7], KEYS[2])
+if tonumber(ARGV[2]) > 0 then call('RENAME', KEYS[8], KEYS[3]) end
+call('HSET', KEYS[1], 'epoch', ARGV[5], 'owner', '', 'position', ARGV[6], 'version', ARGV[7],
+  'digest', ARGV[8])
+for i, name in ipairs({'snapshot_before', 'snapshot'}) do
+  local at = 7 + 2 * i
+  if ARGV[at] ~= '' then
+    call('SET', KEYS[8 + i], ARGV[at + 1])
+    call('HSET', KEYS[1], name, ARGV[at])
+  end
+end
+return 1
+""",
+)
+
+_RETRY_INPUT: Final = Script(
+    "retry input",
+    """
+-- KEYS: deadletters, inputs. ARGV: the letter's id, then names and values of the input.
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
+local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+redis.call('XDEL', KEYS[1], ARGV[1])
+return id
+""",
+)
+
+_RETRY_ACTION: Final = Script(
+    "retry action",
+    """
+-- KEYS: deadletters, the stream of actions. ARGV: the letter's id, group, consumer, the action's
+-- entry. It is handed out with an idle time so long that any executor claims it at once.
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
+if #redis.call('XRANGE', KEYS[2], ARGV[4], ARGV[4]) == 0 then
+  return redis.error_reply('HF_GONE ' .. ARGV[4])
+end
+redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, ARGV[4], 'IDLE', 86400000, 'RETRYCOUNT', 1,
+  'FORCE', 'JUSTID')
+redis.call('XDEL', KEYS[1], ARGV[1])
+return ARGV[4]
+""",
+)
+
+
+class RawEntry(msgspec.Struct, frozen=True, gc=False):
+    """An entry as it lies in a stream.
+
+    Attributes:
+      fields: Names and values in turn.
+    """
+
+    id: str
+    fields: tuple[bytes, ...]
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What a group of executors has not acknowledged.
+
+    Attributes:
+      count: Entries handed out and not acknowledged.
+      oldest: The oldest one's id, "" where there is none.
+    """
+
+    count: int = 0
+    oldest: str = ""
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """A book that is about to be put into place.
+
+    Attributes:
+      inputs: Inputs that were prepared; ``outcomes`` likewise.
+      last_id: The last input's id.
+      added: Inputs that there ever were, those before the first one too.
+      record: The commit record.
+      before: The snapshot that the inputs follow, or None.
+      snapshot: The one at the record's position, or None where nothing is decided.
+    """
+
+    inputs: int
+    outcomes: int
+    last_id: str
+    added: int
+    record: CommitRecord
+    before: Snapshot | None
+    snapshot: Snapshot | None
+
+
+@asynccontextmanager
+async def open_operator(url: str) -> AsyncGenerator[Operator]:
+    """What an operator may do on the server at *url*, for the length of a block.
+
+    Raises:
+      ValueError: *url* is not understood.
+    """
+    operator = Operator(Server(parse_url(url), ServerOptions(), random.Random()))
+    try:
+        yield operator
+    finally:
+        await operator.aclose()
+
+
+class Operator:
+    """An operator's access to the books on one server. Open it with :func:`open_operator`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._server.aclose()
+
+    # -- looking -----------------------------------------------------------
+
+    async def read(
+        self, book: str, stream: StreamName, after: str, count: int, wait_s: float = 0.0
+    ) -> list[RawEntry]:
+        """Up to *count* entries after the id *after*, waiting up to *wait_s* for the first."""
+        key = book_keys(book).stream(stream)
+        command, blocking_s = read_command(("XREAD", "COUNT", count), wait_s, (key,), (after,))
+        doing = f"reading {stream} of {book}"
+        reply = (await self._server.check([command], doing, blocking_s=blocking_s, again=True))[0]
+        return _entries(reply[0][1]) if reply else []
+
+    async def read_last(self, book: str, stream: StreamName, count: int) -> list[RawEntry]:
+        """The last *count* entries, in their order."""
+        command: Command = ("XREVRANGE", book_keys(book).stream(stream), "+", "-", "COUNT", count)
+        reply = await self._server.check([command], f"reading {stream} of {book}", again=True)
+        return _entries(reply[0])[::-1]
+
+    async def read_one(self, book: str, stream: StreamName, entry_id: str) -> RawEntry | None:
+        """The entry *entry_id*, or None."""
+        command: Command = ("XRANGE", book_keys(book).stream(stream), entry_id, entry_id)
+        reply = await self._server.check([command], f"reading {stream} of {book}", again=True)
+        found = _entries(reply[0])
+        return found[0] if found else None
+
+    async def pending(self, book: str, stream: ActionStream) -> Pending:
+        """What the group of *stream* has not acknowledged."""
+        reply = (
+            await self._server.run(
+                [("XPENDING", book_keys(book).stream(stream), stream)], again=True
+            )
+        )[0]
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("NOGROUP"):
+                return Pending()
+            raise error_of(reply, f"looking at {stream} of {book}")
+        return Pending(int(reply[0]), reply[1].decode("ascii") if reply[1] else "")
+
+    async def older_snapshot(self, book: str) -> str:
+        """The position of the older of the two kept snapshots, "" where there is none."""
+        command: Command = ("HGET", book_keys(book).commit, "snapshot_before")
+        reply = (await self._server.check([command], f"reading {book}", again=True))[0]
+        return reply.decode("ascii") if reply else ""
+
+    async def least_needed(self, book: str) -> dict[StreamName, str]:
+        """Up to which id each stream could be trimmed now; "" where nothing may be.
+
+        The server decides anew when it trims; this is for telling beforehand.
+        """
+        older = await self.older_snapshot(book)
+        least: dict[StreamName, str] = {"inputs": older, "outcomes": older}
+        for stream in _ACTIONS:
+            key = book_keys(book).stream(stream)
+            groups, pending = await self._server.run(
+                [("XINFO", "GROUPS", key), ("XPENDING", key, stream)], again=True
+            )
+            least[stream] = ""
+            if isinstance(groups, hiredis.ReplyError) or isinstance(pending, hiredis.ReplyError):
+                continue
+            for group in groups:
+                named = dict(zip(group[::2], group[1::2], strict=True))
+                if named[b"name"] == stream.encode():
+                    oldest = pending[1] if pending[0] else named[b"last-delivered-id"]
+                    least[stream] = oldest.decode("ascii")
+        return {
+            stream: "" if entry_id == GENESIS else entry_id for stream, entry_id in least.items()
+        }
+
+    # -- restoring a log ---------------------------------------------------
+
+    async def prepare(self, book: str) -> None:
+        """Begin to restore *book*: forget what an earlier attempt has left.
+
+        Raises:
+          LogError: There is such a book.
+        """
+        keys = book_keys(book)
+        names = (keys.commit, *(keys.stream(name) for name in ("inputs", "outcomes", *_ACTIONS)))
+        found = await self._server.check(
+            [("EXISTS", *names), ("DEL", *_beside(book))], f"restoring {book}"
+        )
+        if found[0]:
+            raise _exists(book)
+
+    async def write(
+        self, book: str, stream: StreamName, entries: Sequence[tuple[str, Sequence[str | bytes]]]
+    ) -> None:
+        """Prepare entries of ``inputs`` or ``outcomes``: ids, and names and values in turn.
+
+        Raises:
+          LogError: An id does not follow the one before: somebody else restores the same book.
+        """
+        key = _beside(book)[stream == "outcomes"]
+        for start in range(0, len(entries), WRITE_MAX):
+            commands: list[Command] = [
+                ("XADD", key, id_, *fields) for id_, fields in entries[start : start + WRITE_MAX]
+            ]
+            await self._server.check(commands, f"restoring {stream} of {book}")
+
+    async def finish(self, book: str, restored: Restored) -> None:
+        """Put what was prepared into place as *book*, and make it known. One atomic step each.
+
+        Raises:
+          LogError: There is such a book by now, or somebody else wrote to what was prepared.
+        """
+        keys = book_keys(book)
+        record = restored.record
+        args: list[str | bytes | int] = [
+            *(restored.inputs, restored.outcomes, restored.last_id, restored.added),
+            *(record.epoch, record.position, record.version, record.digest),
+        ]
+        kept: list[str] = []
+        for snapshot in (restored.before, restored.snapshot):
+            position = "" if snapshot is None else snapshot.position
+            args += (position, b"" if snapshot is None else await pack_snapshot(snapshot))
+            kept.append(keys.snapshot(position))
+        names = (
+            *(keys.commit, keys.inputs, keys.outcomes, keys.payments, keys.notifications),
+            *(keys.deadletters, *_beside(book), *kept),
+        )
+        calls = [
+            ScriptCall(_RESTORE, names, tuple(args)),
+            ScriptCall(scripts.REGISTER, (REGISTRY, REGISTRY_KNOWN), (book,)),
+        ]
+        for call in calls:  # a book that is known has its log already
+            reply = (await self._server.call_scripts([call]))[0]
+            if isinstance(reply, hiredis.ReplyError):
+                if str(reply).startswith("HF_EXISTS"):
+                    raise _exists(book)
+                if str(reply).startswith("HF_CHANGED"):
+                    raise LogError(
+                        f"somebody else restores {book} at the same time: let one of you do it"
+                    )
+                raise error_of(reply, f"restoring {book}")
+
+    async def abandon(self, book: str) -> None:
+        """Forget what was prepared."""
+        await self._server.run([("DEL", *_beside(book))], again=True)
+
+    # -- dead letters ------------------------------------------------------
+
+    async def retry_input(self, book: str, letter: str, fields: Mapping[str, bytes]) -> str:
+        """Append an input with *fields* and remove the dead letter; return the input's id.
+
+        Raises:
+          LogError: The letter is no longer there.
+        """
+        keys = book_keys(book)
+        args = [part for pair in fields.items() for part in pair]
+        call = ScriptCall(_RETRY_INPUT, (keys.deadletters, keys.inputs), (letter, *args))
+        return await self._retried(book, letter, call)
+
+    async def retry_action(
+        self, book: str, letter: str, stream: ActionStream, entry_id: str
+    ) -> str:
+        """Hand an action to its group anew and remove the dead letter; return the entry's id.
+
+        Raises:
+          LogError: The letter is no longer there, or the action was trimmed away.
+        """
+        keys = book_keys(book)
+        names = (keys.deadletters, keys.stream(stream))
+        call = ScriptCall(_RETRY_ACTION, names, (letter, stream, OPERATOR, entry_id))
+        return await self._retried(book, letter, call)
+
+    async def _retried(self, book: str, letter: str, call: ScriptCall) -> str:
+        reply: Reply = (await self._server.call_scripts([call]))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("HF_GONE"):
+                raise LogError(
+                    f"the action of dead letter {letter} was trimmed away: it can only be dropped"
+                )
+            raise error_of(reply, f"sending dead letter {letter} of {book} again")
+        if reply is None:
+            raise LogError(f"the dead letter {letter} of {book} is no longer there")
+        return str(reply, "ascii")
+
+    async def drop_letters(self, book: str, letters: Sequence[str]) -> int:
+        """Remove dead letters for good; how many there were."""
+        command: Command = ("XDEL", book_keys(book).deadletters, *letters)
+        return int((await self._server.check([command], f"dropping dead letters of {book}"))[0])
+
+
+def _beside(book: str) -> tuple[str, str]:
+    """Where a log is prepared: keys of the same slot that nobody reads."""
+    keys = book_keys(book)
+    return keys.stream("restoring:inputs"), keys.stream("restoring:outcomes")
+
+
+def _exists(book: str) -> LogError:
+    return LogError(f"there is a book {book} already: restore the log as another one, with --book")
+
+
+def _entries(reply: Reply) -> list[RawEntry]:
+    return [RawEntry(str(id_, "ascii"), tuple(fields)) for id_, fields in reply or ()]
