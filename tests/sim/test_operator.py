@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ import trio
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
 from holdfast.actors.booking.actor import BookingOptions, DivergedError, run_booking
-from holdfast.actors.booking.runner import BookRunner
+from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.runner import BookRunner, VersionError
 from holdfast.actors.ports import (
     CommitRecord,
     ForeignDataError,
@@ -116,6 +118,59 @@ def test_each_change_of_a_practice_is_one_that_can_be_sent(change: str) -> None:
     again = msgspec.json.decode(body, type=m.DefinePractice)
     assert again != PRACTICE
     assert again.policies.check_settle_s == PRACTICE.policies.check_settle_s
+
+
+# --- two releases -----------------------------------------------------------------------------
+
+RELEASE = ContextVar("RELEASE", default=1)
+
+
+class _Release:
+    """The machine's version, by the task that asks: processes of two releases in one run."""
+
+    def __get__(self, *_: object) -> int:
+        return RELEASE.get()
+
+
+def test_two_releases_that_alternate_leave_the_book_to_the_one_that_decided_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one says so and ends, whether the owner lives or not; nothing is decided anew."""
+    monkeypatch.setattr(BookingMachine, "version", _Release())
+    clock = WorldClock()
+    log = MemoryLog(clock)
+
+    async def serve(release: int, owner: str, stop: trio.Event) -> None:
+        RELEASE.set(release)
+        await run_booking(log, clock, owner=owner, options=BookingOptions(), stop=stop)
+
+    async def refuse(owner: str) -> None:
+        async with trio.open_nursery() as nursery:  # a task, and so a context, of its own
+            nursery.start_soon(serve, 2, owner, trio.Event())
+
+    async def main() -> None:
+        body = wire.encode_message(PRACTICE)
+        for life in range(3):
+            stop = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, 1, f"old{life}", stop)
+                await log.append(BOOK, [NewInput("define_practice", body, f"p{life}", "service:x")])
+                await trio.sleep(1)
+                with pytest.raises(ExceptionGroup) as refused:
+                    await refuse(f"new{life}")
+                assert refused.group_contains(VersionError, match="drain it with the old release")
+                await log.append(BOOK, [NewInput("define_practice", body, f"q{life}", "service:x")])
+                await trio.sleep(1)
+                stop.set()
+            with pytest.raises(ExceptionGroup) as refused:
+                await refuse(f"late{life}")
+            assert refused.group_contains(VersionError)
+
+    with listening(Marks()):
+        clock.run(main)
+    book = log.book(BOOK)
+    assert (book.record.epoch, book.record.version) == (3, 1)
+    assert [outcome.status for outcome in book.outcomes.entries] == ["accepted"] * 9
 
 
 # --- what destroys --------------------------------------------------------------------------
