@@ -41,20 +41,6 @@ def test_every_check_holds_in_the_first_seeds() -> None:
     assert len(summary.marks) >= 25
 
 
-FOUND: dict[tuple[int, str], str] = {
-    (250, "auto-selection"): "an old status made the book forget money that was on hold",
-    (633, "crashes"): "a read and a claim each filled the room of an executor",
-    (4205, "stress"): "after a takeover an answer to the call did not begin the settle time anew",
-    (6315, "outages"): "the same, with calls that took effect twenty seconds late",
-}
-"""Seeds that failed once, and why. What they draw may have changed since; rules have tests of their own."""
-
-
-@pytest.mark.parametrize(("seed", "scenario"), list(FOUND))
-def test_what_was_found_once_is_not_found_again(seed: int, scenario: str) -> None:
-    assert run_world(seed, scenario)[0].violation is None
-
-
 @pytest.mark.slow
 def test_half_of_the_payments_fail_where_half_are_to_fail() -> None:
     held = declined = 0
