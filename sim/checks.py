@@ -270,6 +270,12 @@ class Checks:
                 f"{commit.book} {commit.position} was written by epoch {commit.epoch} "
                 f"when {max(written.epoch, shadow.epoch)} held the book",
             )
+        if written.owner != commit.owner:
+            self.fail(
+                "S8 store",
+                f"{commit.book} {commit.position} was written by one who does not hold the book, "
+                f"in the epoch {commit.epoch} that came again",
+            )
         shadow.epoch = commit.epoch
         if commit.after != shadow.runner.position or not (
             parse_id(commit.position) > parse_id(commit.after)

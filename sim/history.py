@@ -31,11 +31,13 @@ class Written(msgspec.Struct, frozen=True):
       order: Number of the event in the trace.
       ms: The world's time.
       epoch: The record's epoch when it was taken; must be the commit's own.
+      owner: The record's owner then; likewise, since a failover makes epochs come again.
     """
 
     order: int
     ms: int
     epoch: int
+    owner: str
     commit: Commit
 
 
@@ -135,7 +137,7 @@ class RecordingLog(MemoryLog):
             self._trace.note("server", "refused", what)
         elif before.position != commit.position:
             order = self._trace.note("server", "commit", what)
-            written = Written(order, self._clock.now_ms(), before.epoch, commit)
+            written = Written(order, self._clock.now_ms(), before.epoch, before.owner, commit)
             held.commits.append(written)
             if self.on_commit is not None:
                 self.on_commit(commit.book, written)

@@ -113,6 +113,8 @@ BUGS = [
         "A long call's entry is not kept claimed.",
         "outages",
         edit(Executor, "_keep_claims", "while True:", "while False:"),
+        harmless="Two carry out one action then, under one key: the provider and the mailer do it "
+        "once, and the book notes the result that comes again.",
     ),
     Bug(
         "executors",
@@ -145,7 +147,9 @@ BUGS = [
         "first-book-only",
         "An executor never looks for further books.",
         "mixed",
-        edit(Executor, "_follow_books", "if len(books) != known:", "if not known:"),
+        edit(
+            Executor, "_follow_books", "self._books = [book", "self._books = self._books or [book"
+        ),
     ),
     Bug(
         "executors",
