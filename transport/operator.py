@@ -22,7 +22,7 @@ import msgspec
 from holdfast.actors.ports import GENESIS, CommitRecord, LogError, Snapshot
 from holdfast.transport import scripts
 from holdfast.transport.connection import error_of, parse_url
-from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys
+from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_follow import read_command
 from holdfast.transport.scripts import Script
@@ -40,7 +40,7 @@ OPERATOR: Final = "operator"
 WRITE_MAX: Final = 1_000
 """Most entries written in one round trip."""
 
-_ACTIONS: Final = ("payments", "notifications")
+_ACTIONS: Final[tuple[ActionStream, ...]] = ("payments", "notifications")
 
 _RESTORE: Final = Script(
     "restore",
@@ -120,10 +120,20 @@ class Pending(msgspec.Struct, frozen=True):
     Attributes:
       count: Entries handed out and not acknowledged.
       oldest: The oldest one's id, "" where there is none.
+      waiting: Entries not handed out yet, -1 where the server does not know.
+      next: The oldest one's id of these, "" where there is none.
     """
 
     count: int = 0
     oldest: str = ""
+    waiting: int = 0
+    next: str = ""
+
+    @property
+    def first(self) -> str:
+        """The oldest entry that is not carried out yet, "" where there is none."""
+        ids = [entry_id for entry_id in (self.oldest, self.next) if entry_id]
+        return min(ids, key=parse_id) if ids else ""
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -197,17 +207,28 @@ class Operator:
         return found[0] if found else None
 
     async def pending(self, book: str, stream: ActionStream) -> Pending:
-        """What the group of *stream* has not acknowledged."""
-        reply = (
-            await self._server.run(
-                [("XPENDING", book_keys(book).stream(stream), stream)], again=True
-            )
-        )[0]
-        if isinstance(reply, hiredis.ReplyError):
-            if str(reply).startswith("NOGROUP"):
-                return Pending()
-            raise error_of(reply, f"looking at {stream} of {book}")
-        return Pending(int(reply[0]), reply[1].decode("ascii") if reply[1] else "")
+        """What the group of *stream* has not carried out."""
+        key = book_keys(book).stream(stream)
+        groups, pending = await self._server.run(
+            [("XINFO", "GROUPS", key), ("XPENDING", key, stream)], again=True
+        )
+        group = _group(groups, stream)
+        if group is None or isinstance(pending, hiredis.ReplyError):
+            entries = await self.read(book, stream, GENESIS, 1)
+            return Pending(waiting=-1 if entries else 0, next=entries[0].id if entries else "")
+        entries = await self.read(book, stream, group[b"last-delivered-id"].decode("ascii"), 1)
+        lag = group[b"lag"]
+        return Pending(
+            int(pending[0]),
+            pending[1].decode("ascii") if pending[1] else "",
+            -1 if lag is None else int(lag),
+            entries[0].id if entries else "",
+        )
+
+    async def now_ms(self) -> int:
+        """The server's clock, milliseconds since the epoch: the one that ids come from."""
+        reply = (await self._server.check([("TIME",)], "asking for the time", again=True))[0]
+        return int(reply[0]) * 1000 + int(reply[1]) // 1000
 
     async def older_snapshot(self, book: str) -> str:
         """The position of the older of the two kept snapshots, "" where there is none."""
@@ -227,14 +248,11 @@ class Operator:
             groups, pending = await self._server.run(
                 [("XINFO", "GROUPS", key), ("XPENDING", key, stream)], again=True
             )
+            group = _group(groups, stream)
             least[stream] = ""
-            if isinstance(groups, hiredis.ReplyError) or isinstance(pending, hiredis.ReplyError):
-                continue
-            for group in groups:
-                named = dict(zip(group[::2], group[1::2], strict=True))
-                if named[b"name"] == stream.encode():
-                    oldest = pending[1] if pending[0] else named[b"last-delivered-id"]
-                    least[stream] = oldest.decode("ascii")
+            if group is not None and not isinstance(pending, hiredis.ReplyError):
+                oldest = pending[1] if pending[0] else group[b"last-delivered-id"]
+                least[stream] = oldest.decode("ascii")
         return {
             stream: "" if entry_id == GENESIS else entry_id for stream, entry_id in least.items()
         }
@@ -362,6 +380,14 @@ def _beside(book: str) -> tuple[str, str]:
 
 def _exists(book: str) -> LogError:
     return LogError(f"there is a book {book} already: restore the log as another one, with --book")
+
+
+def _group(reply: Reply, name: str) -> dict[bytes, Reply] | None:
+    """The group *name* from the reply of XINFO GROUPS, or None."""
+    if isinstance(reply, hiredis.ReplyError):
+        return None
+    groups = (dict(zip(group[::2], group[1::2], strict=True)) for group in reply)
+    return next((group for group in groups if group[b"name"] == name.encode()), None)
 
 
 def _entries(reply: Reply) -> list[RawEntry]:

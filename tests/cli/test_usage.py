@@ -18,7 +18,8 @@ PUSH = ("push", "demo", "request_auto", "--key", "k", "--by", "customer:K1", "--
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "up", "push", "show", "check", "import", "export", "replay"]
+    "command",
+    ["demo", "up", "push", "show", "check", "import", "export", "replay", "tail", "status"],
 )
 def test_every_command_tells_its_use_with_an_example(
     invoke: Callable[..., Result], command: str

@@ -9,6 +9,7 @@ import typer
 from holdfast import __version__
 from holdfast.cli.actor import actor
 from holdfast.cli.check import check
+from holdfast.cli.deadletters import deadletters
 from holdfast.cli.demo import demo
 from holdfast.cli.export import export
 from holdfast.cli.importer import import_file
@@ -16,6 +17,8 @@ from holdfast.cli.push import push
 from holdfast.cli.replay import replay
 from holdfast.cli.show import show
 from holdfast.cli.sim import sim
+from holdfast.cli.status import status
+from holdfast.cli.tail import tail
 from holdfast.cli.up import up
 
 app = typer.Typer(
@@ -51,8 +54,11 @@ app.command()(up)
 app.command()(push)
 app.command()(show)
 app.command()(check)
+app.command()(status)
+app.command()(tail)
 app.command()(sim)
 app.command(name="import")(import_file)
 app.command()(export)
 app.command()(replay)
+app.add_typer(deadletters, name="deadletters")
 app.command(hidden=True)(actor)

@@ -60,10 +60,12 @@ def export(
             check_id(to)
 
     async def main() -> int:
+        from holdfast.cli.follow import check_book
         from holdfast.cli.progress import progress_shown
         from holdfast.cli.service import log_to_look_at
         from holdfast.tools.export import export_log
 
+        check_book(book)
         async with log_to_look_at(settings) as (_, log):
             with progress_shown(f"exporting {book}") as show:
                 header, problem = await export_log(
@@ -90,7 +92,7 @@ def import_log(settings: Settings, file: Path, book: str, as_json: bool) -> None
 
     async def main() -> int:
         from holdfast.bootstrap import open_operator
-        from holdfast.cli.mapping import BOOK_NAME
+        from holdfast.cli.follow import check_book
         from holdfast.cli.progress import progress_shown
         from holdfast.cli.service import log_to_look_at
         from holdfast.tools.archive import Archive
@@ -98,8 +100,7 @@ def import_log(settings: Settings, file: Path, book: str, as_json: bool) -> None
 
         archive = Archive(file)
         name = book or archive.header.book
-        if not BOOK_NAME.match(name):
-            raise CliError(f"{name!r} is no book's name: use a-z, 0-9, - and _, 64 at most")
+        check_book(name)
         async with (
             log_to_look_at(settings, new=True) as (found, _),
             open_operator(found) as operator,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import BATCH_MAX
 from holdfast.cli.common import EXIT_FAILED, CliError
+from holdfast.transport.keys import book_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -34,12 +35,25 @@ def id_before(entry_id: str) -> str:
     return f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{2**64 - 1}"
 
 
+def check_book(book: str) -> None:
+    """Make sure that *book* is a book's name.
+
+    Raises:
+      CliError: It is none.
+    """
+    try:
+        book_keys(book)
+    except ValueError as error:
+        raise CliError(str(error)) from None
+
+
 async def require_book(log: Log, book: str) -> None:
     """Make sure that there is such a book.
 
     Raises:
       CliError: There is none.
     """
+    check_book(book)
     if (await log.facts(book, "inputs")).added:
         return
     known = await log.wait_books(0, 0)

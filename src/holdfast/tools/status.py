@@ -1,0 +1,184 @@
+"""How a book fares: how far it is decided and carried out, who leads it, and what is wrong.
+
+Ages are by the server's clock, which the ids come from; this machine's may differ.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from holdfast.actors.booking import views
+from holdfast.actors.booking.runner import BookRunner
+from holdfast.actors.ports import BATCH_MAX, GENESIS, ActionStream
+from holdfast.transport.keys import parse_id
+
+if TYPE_CHECKING:
+    from holdfast.actors.ports import CommitRecord, Log
+    from holdfast.transport.operator import Operator
+
+GROUPS: Final[tuple[ActionStream, ...]] = ("payments", "notifications")
+EXECUTOR: Final = {"payments": "payment", "notifications": "notification"}
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """One stream of a book.
+
+    Attributes:
+      waiting: Entries that nobody has taken yet: inputs not decided, actions not handed out; -1
+        where the server does not know.
+      pending: Actions handed out and not carried out.
+      oldest: The oldest of them all, "" where there is none.
+      oldest_s: How long it has been waiting.
+    """
+
+    stream: str
+    length: int
+    waiting: int = 0
+    pending: int = 0
+    oldest: str = ""
+    oldest_s: float = 0.0
+
+
+class BookStatus(msgspec.Struct, frozen=True):
+    """How a book fares.
+
+    Attributes:
+      position: The last input decided.
+      last: The last input there is.
+      lag: How many inputs are between.
+      owner: Token of the booking actor that took the book over last; it may be gone.
+      snapshot: Position of the newest one, "" where there is none.
+      snapshot_age_s: How long ago that was.
+      since_snapshot: Inputs decided since then; -1 where there is none, or it was not looked.
+      holds: Requests that wait for a payment; None where it was not looked.
+      payments_under_way: Payments that are not at rest; None where it was not looked.
+      problems: What is not as it should be, one sentence each.
+    """
+
+    book: str
+    position: str
+    last: str
+    lag: int
+    epoch: int
+    owner: str
+    version: int
+    digest: str
+    snapshot: str
+    snapshot_age_s: float
+    since_snapshot: int
+    streams: list[StreamStatus]
+    dead_letters: int
+    holds: int | None
+    payments_under_way: int | None
+    problems: list[str]
+
+
+async def book_status(
+    log: Log, operator: Operator, book: str, *, late_s: float, quick: bool = False
+) -> BookStatus:
+    """How *book* fares now.
+
+    Args:
+      log: Where it lies.
+      operator: The same.
+      book: Which.
+      late_s: What waits longer is a problem.
+      quick: Do not decide anything: holds and payments are left out.
+
+    Raises:
+      LogError: The log cannot be read as it is.
+    """
+    record = await log.read_record(book)
+    now_ms = await operator.now_ms()
+    inputs = await log.facts(book, "inputs")
+    problems: list[str] = []
+    lag, oldest = 0, ""
+    if parse_id(record.position) > parse_id(inputs.last_id):
+        problems.append(
+            f"the log ends at {inputs.last_id}, before what was decided: it lost its tail"
+        )
+    else:
+        lag, oldest = await _after(log, book, record.position)
+    streams = [StreamStatus("inputs", inputs.length, lag, 0, oldest, _age_s(oldest, now_ms))]
+    outcomes = await log.facts(book, "outcomes")
+    streams.append(StreamStatus("outcomes", outcomes.length))
+    for stream in GROUPS:
+        facts, waits = await log.facts(book, stream), await operator.pending(book, stream)
+        age_s = _age_s(waits.first, now_ms)
+        streams.append(
+            StreamStatus(stream, facts.length, waits.waiting, waits.count, waits.first, age_s)
+        )
+    problems += [_late(status) for status in streams if status.oldest_s > late_s]
+    letters = await log.facts(book, "deadletters")
+    since = -1
+    if record.snapshot and not quick:
+        since = max(0, (await _after(log, book, record.snapshot))[0] - lag)
+    state = None if quick else await _decided(log, book, record)
+    return BookStatus(
+        book=book,
+        position=record.position,
+        last=inputs.last_id,
+        lag=lag,
+        epoch=record.epoch,
+        owner=record.owner,
+        version=record.version,
+        digest=record.digest,
+        snapshot=record.snapshot,
+        snapshot_age_s=_age_s(record.snapshot, now_ms),
+        since_snapshot=since,
+        streams=streams,
+        dead_letters=letters.length,
+        holds=None if state is None else len(views.holds(state.state)),
+        payments_under_way=None
+        if state is None
+        else sum(not payment.at_rest for payment in views.payments(state.state)),
+        problems=problems,
+    )
+
+
+def _late(status: StreamStatus) -> str:
+    if status.stream == "inputs":
+        return (
+            f"{status.waiting} inputs are not decided, the oldest for {status.oldest_s:.0f} s: "
+            "no booking actor decides for this book"
+        )
+    count = status.pending + max(0, status.waiting) or "some"
+    return (
+        f"{count} {status.stream} are not carried out, the oldest for {status.oldest_s:.0f} s: "
+        f"look at the {EXECUTOR[status.stream]} actor's log"
+    )
+
+
+def _age_s(entry_id: str, now_ms: int) -> float:
+    return round(max(0, now_ms - parse_id(entry_id)[0]) / 1000, 3) if entry_id else 0.0
+
+
+async def _after(log: Log, book: str, position: str) -> tuple[int, str]:
+    """How many inputs there are after *position*, and the first of them."""
+    count, first = 0, ""
+    while True:
+        entries = (await log.read_inputs({book: position}, BATCH_MAX, 0)).get(book, [])
+        if entries and not first:
+            first = entries[0].id
+        count += len(entries)
+        if len(entries) < BATCH_MAX:
+            return count, first
+        position = entries[-1].id
+
+
+async def _decided(log: Log, book: str, record: CommitRecord) -> BookRunner:
+    """The book as it was committed."""
+    snapshot = await log.read_snapshot(book)
+    if snapshot is not None and parse_id(snapshot.position) > parse_id(record.position):
+        snapshot = None
+    runner = BookRunner(book, snapshot, check=False)
+    last = parse_id(record.position)
+    while parse_id(runner.position or GENESIS) < last:
+        found = (await log.read_inputs({book: runner.position}, BATCH_MAX, 0)).get(book, [])
+        entries = [entry for entry in found if parse_id(entry.id) <= last]
+        if not entries:
+            break
+        runner.decide(entries)
+    return runner
