@@ -123,6 +123,8 @@ def error_of(reply: hiredis.ReplyError, doing: str) -> LogError:
     code = text.partition(" ")[0]
     if code in _UNAVAILABLE:
         return LogUnavailableError(f"{doing}: {_UNAVAILABLE[code]}")
+    if "unauthenticated" in text:  # a long command before AUTH is no protocol, says the server
+        return LogUnavailableError(f"{doing}: {_UNAVAILABLE['NOAUTH']}")
     if "max number of clients" in text:
         return LogUnavailableError(f"{doing}: the server has too many clients: raise maxclients")
     if code == "WRONGTYPE":

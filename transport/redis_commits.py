@@ -64,7 +64,7 @@ def add_dead_letters(args: list[str | bytes | int], letters: Sequence[DeadLetter
         args += (letter.stream, letter.id, letter.why, encode_raw(letter.fields))
 
 
-def decode_record(fields: list[bytes]) -> CommitRecord:
+def decode_record(fields: list[bytes], book: str = "the book") -> CommitRecord:
     """The commit record from the reply of HGETALL.
 
     Raises:
@@ -82,7 +82,8 @@ def decode_record(fields: list[bytes]) -> CommitRecord:
         )
     except ValueError:
         raise ForeignDataError(
-            "the commit record was not written by a booking actor: find out who else writes to it"
+            f"the commit record of {book} was not written by a booking actor: find out who else "
+            "writes to it"
         ) from None
 
 

@@ -254,8 +254,9 @@ class RedisLog:
 
     async def _read_records(self, books: Sequence[str]) -> list[CommitRecord]:
         commands: list[Command] = [("HGETALL", book_keys(book).commit) for book in books]
-        replies = await self._server.check(commands, "reading commit records", again=True)
-        return [decode_record(reply) for reply in replies]
+        doing = f"reading the commit record of {', '.join(books[:3])}"
+        replies = await self._server.check(commands, doing, again=True)
+        return [decode_record(reply, book) for reply, book in zip(replies, books, strict=True)]
 
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log.read_snapshot``."""
@@ -312,7 +313,7 @@ class RedisLog:
         reply = (await self._server.call_scripts([ScriptCall(scripts.TAKE_OVER, names, args)]))[0]
         if isinstance(reply, hiredis.ReplyError):
             raise script_error(reply, book, 0, "taking over")
-        return decode_record(reply)
+        return decode_record(reply, book)
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log.commit``."""

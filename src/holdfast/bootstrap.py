@@ -8,6 +8,7 @@ Everything is imported where it is chosen, so that a process loads no more than 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import secrets
 import socket
@@ -35,6 +36,9 @@ ACTORS: Final[tuple[ActorKind, ...]] = ("booking", "payment", "notification")
 KEEP_CLAIM_SHARE: Final = 4
 """An executor shows four times in an action's idle time that it still works on it."""
 
+AHEAD_MAX_S: Final = 60.0
+"""A booking actor decides no input that is further ahead of the server's clock."""
+
 OUTBOX_FOLDER: Final = "outbox"
 """Written messages, in the data folder."""
 
@@ -51,18 +55,24 @@ class SystemClock:
 
 
 @asynccontextmanager
-async def open_log(settings: Settings) -> AsyncGenerator[Log, None]:
+async def open_log(settings: Settings, *, decides: bool = False) -> AsyncGenerator[Log, None]:
     """The log on the server that *settings* name.
+
+    Args:
+      settings: Whose ``redis_url`` is set.
+      decides: Whether it is for a booking actor, which inputs of the far future must stop.
 
     Raises:
       SettingsError: They name none.
       LogUnavailableError: It does not answer.
     """
+    from holdfast.transport.pool import ServerOptions
     from holdfast.transport.redis_log import open_redis_log
 
     if settings.redis_url is None:
         raise SettingsError("no server is named: give redis_url, or let 'holdfast up' start one.")
-    async with open_redis_log(settings.redis_url) as log:
+    options = ServerOptions(ahead_max_s=AHEAD_MAX_S if decides else math.inf)
+    async with open_redis_log(settings.redis_url, options=options) as log:
         yield log
 
 
@@ -128,7 +138,7 @@ async def run_actor(
       SettingsError: A setting that the actor needs is missing.
       LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
     """
-    async with open_log(settings) as log:
+    async with open_log(settings, decides=kind == "booking") as log:
         if ready is not None:
             ready()
         match kind:

@@ -86,6 +86,7 @@ def test_an_address_does_not_show_its_secrets() -> None:
         ("WRONGTYPE Operation against a key", ForeignDataError),
         ("NOAUTH Authentication required.", LogUnavailableError),
         ("WRONGPASS invalid username-password pair", LogUnavailableError),
+        ("ERR Protocol error: unauthenticated multibulk length", LogUnavailableError),
         ("NOPERM this user has no permissions", LogUnavailableError),
         ("MOVED 1 127.0.0.1:7001", LogError),
         ("ERR something", LogError),
@@ -209,6 +210,18 @@ async def test_a_strange_server_is_told(answer: bytes, message: str) -> None:
         assert connection.closed
 
     await serve_and_connect(answer, use)
+
+
+async def test_a_server_that_is_too_old_is_refused() -> None:
+    info = b"# Server\r\nredis_version:6.2.14\r\n"
+
+    async def use(address: Address) -> None:
+        said = "the server is redis 6.2.14: use Valkey 7.2 or newer, or Redis 7.0 or newer"
+        with pytest.raises(LogError, match=f"^{said}$"):
+            async with open_redis_log(f"redis://{address}"):
+                raise AssertionError("not reached")
+
+    await serve_and_connect(b"$%d\r\n%s\r\n" % (len(info), info), use)
 
 
 def test_it_works_under_asyncio(real_server: EmbeddedServer, book: str) -> None:
