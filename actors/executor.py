@@ -224,8 +224,9 @@ class Executor:
                 await self._backoff.wait(failures)
                 continue
             failures = 0
-            if books != self._books:  # as many others, where a failover lost some
-                self._books = [book for book in books if book not in self._left_out]
+            served = [book for book in books if book not in self._left_out]
+            if served != self._books:  # as many others, where a failover lost some
+                self._books = served
                 self._events.info("books_found", books=len(books))
                 self._room_or_books.fire()
 
