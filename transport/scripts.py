@@ -230,10 +230,12 @@ TRIM: Final = Script(
     _COMMON,
     """
 -- KEYS: commit, inputs, outcomes, payments, notifications. ARGV: for each stream the group without
--- which it is not trimmed, or nothing. Returns entries removed from the four.
+-- which it is not trimmed, or nothing; then, where an operator asks for it, the first input to keep.
+-- Returns entries removed from the four.
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream'})
 if bad then return bad end
 local older = call('HGET', KEYS[1], 'snapshot_before') or ''
+if older ~= '' and ARGV[5] and below(ARGV[5], older) then older = ARGV[5] end
 
 -- The least id that a group may still need: its oldest pending entry, or the last it was given.
 local function needed(key, group)
