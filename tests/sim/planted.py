@@ -25,10 +25,11 @@ import msgspec
 from holdfast.sim import trace
 from holdfast.sim.world import run_world
 
-from .bugs import Bug, commits, decisions, executors, restores  # noqa: TID251 - our own package sim
+from .bugs import Bug, commits, decisions, executors, restores, tools  # noqa: TID251 - our own package sim
 
 PLANTED: dict[str, Bug] = {
-    bug.name: bug for bug in (*decisions.BUGS, *commits.BUGS, *executors.BUGS, *restores.BUGS)
+    bug.name: bug
+    for bug in (*decisions.BUGS, *commits.BUGS, *executors.BUGS, *restores.BUGS, *tools.BUGS)
 }
 
 SEEDS_MAX = 2_000

@@ -148,7 +148,7 @@ BUGS = [
         "An executor never looks for further books.",
         "mixed",
         edit(
-            Executor, "_follow_books", "self._books = [book", "self._books = self._books or [book"
+            Executor, "_follow_books", "self._books = served", "self._books = self._books or served"
         ),
     ),
     Bug(
