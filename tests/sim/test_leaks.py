@@ -260,6 +260,9 @@ OUTSIDE = (
     "actors/payment/sandbox.py",
     "sim/leaks.py",  # names what it stands in for
     "sim/runner.py",  # processes, and how fast they are
+    "sim/sweep.py",
+    "sim/tier1/jobs.py",
+    "sim/twice.py",
 )
 
 FALLBACK = "random.Random without a seed"
