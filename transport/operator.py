@@ -26,7 +26,7 @@ from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_i
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_follow import read_command
 from holdfast.transport.scripts import Script
-from holdfast.transport.snapshots import pack_snapshot
+from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -236,26 +236,42 @@ class Operator:
         reply = (await self._server.check([command], f"reading {book}", again=True))[0]
         return reply.decode("ascii") if reply else ""
 
-    async def least_needed(self, book: str) -> dict[StreamName, str]:
-        """Up to which id each stream could be trimmed now; "" where nothing may be.
+    async def oldest_snapshot(self, book: str) -> Snapshot | None:
+        """The older of the two kept snapshots, or None where there is none that can be read."""
+        position = await self.older_snapshot(book)
+        command: Command = ("GET", book_keys(book).snapshot(position))
+        data = (await self._server.check([command], f"reading {book}", again=True))[0]
+        try:
+            return None if data is None else await unpack_snapshot(data)
+        except DamagedSnapshotError:
+            return None
+
+    async def least_needed(self, book: str) -> str:
+        """The first input that must be kept: trimming goes no further; "" where all must be.
 
         The server decides anew when it trims; this is for telling beforehand.
         """
         older = await self.older_snapshot(book)
-        least: dict[StreamName, str] = {"inputs": older, "outcomes": older}
-        for stream in _ACTIONS:
-            key = book_keys(book).stream(stream)
-            groups, pending = await self._server.run(
-                [("XINFO", "GROUPS", key), ("XPENDING", key, stream)], again=True
-            )
-            group = _group(groups, stream)
-            least[stream] = ""
-            if group is not None and not isinstance(pending, hiredis.ReplyError):
-                oldest = pending[1] if pending[0] else group[b"last-delivered-id"]
-                least[stream] = oldest.decode("ascii")
-        return {
-            stream: "" if entry_id == GENESIS else entry_id for stream, entry_id in least.items()
-        }
+        reply = (await self._server.run([("XINFO", "GROUPS", book_keys(book).inputs)], again=True))[
+            0
+        ]
+        if not older or isinstance(reply, hiredis.ReplyError):
+            return older
+        for group in reply:  # of somebody who follows the inputs by a group
+            named = dict(zip(group[::2], group[1::2], strict=True))
+            older = min(older, named[b"last-delivered-id"].decode("ascii"), key=parse_id)
+        return "" if older == GENESIS else older
+
+    async def trim(self, book: str, keep: str) -> dict[StreamName, int]:
+        """``Log.trim``, but keep the input *keep* and all after it, whatever may be trimmed by then."""
+        keys = book_keys(book)
+        names = (keys.commit, keys.inputs, keys.outcomes, keys.payments, keys.notifications)
+        call = ScriptCall(scripts.TRIM, names, ("", "", *_ACTIONS, keep))
+        reply = (await self._server.call_scripts([call]))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise error_of(reply, f"trimming {book}")
+        streams: tuple[StreamName, ...] = ("inputs", "outcomes", *_ACTIONS)
+        return dict(zip(streams, map(int, reply), strict=True))
 
     # -- restoring a log ---------------------------------------------------
 

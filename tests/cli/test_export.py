@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import pytest
+import trio
 
 from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE
+from holdfast.transport.keys import parse_id
+from holdfast.transport.redis_log import open_redis_log
 
-from .books import BAD, ask, client, entries_of, make_book, requests
+from .books import BAD, ask, client, decide_all, entries_of, make_book, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +72,39 @@ def test_a_range_begins_with_the_book_as_it_was_there(
     assert told(invoke("replay", copy, "--diff", book, "--to", ids[29], *where))["equal"]
     with client(server_url) as foreign:
         info = foreign.xinfo_stream(f"holdfast:{{{copy}}}:inputs")
-    assert (info["length"], info["entries-added"]) == (20, 30)
+    # As if it had been trimmed: the input at the older snapshot is there.
+    assert (info["length"], info["entries-added"]) == (21, 30)
+
+
+@pytest.mark.parametrize("after", [0, 50])
+def test_the_booking_actor_goes_on_where_the_exported_book_stopped(
+    invoke: Invoke, server_url: str, new_book: Callable[[], str], tmp_path: Path, after: int
+) -> None:
+    book, copy = new_book(), new_book()
+    record = make_book(server_url, book, requests(40), undecided=5)
+    ids = [entry_id for entry_id, _ in entries_of(server_url, book)]
+    file, where = tmp_path / "log.jsonl.gz", ("--redis", server_url, "--json")
+    begin = () if not after else ("--after", record.position)
+    told(invoke("export", book, file, *begin, *where))
+    told(invoke("import", file, "--book", copy, *where))
+
+    async def go_on() -> None:
+        async with open_redis_log(server_url) as log:
+            assert copy in await log.wait_books(0, 0)
+            await decide_all(log, copy)
+
+    trio.run(go_on)
+    outcomes = [entry_id for entry_id, _ in entries_of(server_url, copy, "outcomes")]
+    assert outcomes[-6:-1] == ids[-5:]
+    with client(server_url) as foreign:
+        assert foreign.hget(f"holdfast:{{{copy}}}:commit", "epoch") == b"2"
+    # What was asked of the provider before is not asked anew: its status is, by the takeover.
+    asked = {fields[b"type"] for _, fields in entries_of(server_url, copy, "payments")[:-1]}
+    assert b"check_status" in asked
+    old = [entry_id for entry_id, _ in entries_of(server_url, book, "payments")]
+    new = entries_of(server_url, copy, "payments")
+    preauthorized = [entry_id for entry_id, one in new if one[b"type"] == b"preauthorize"]
+    assert all(parse_id(entry_id) > parse_id(old[-1]) for entry_id in preauthorized)
 
 
 def test_a_book_that_is_there_is_never_imported_over(

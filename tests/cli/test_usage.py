@@ -19,12 +19,16 @@ PUSH = ("push", "demo", "request_auto", "--key", "k", "--by", "customer:K1", "--
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "up", "push", "show", "check", "import", "export", "replay", "tail", "status"],
+    [
+        *("demo", "up", "push", "show", "check", "import", "export", "replay", "tail", "status"),
+        *("snapshot", "trim", "drain", "reconcile"),
+        *(f"deadletters {what}" for what in ("list", "show", "retry", "drop")),
+    ],
 )
 def test_every_command_tells_its_use_with_an_example(
     invoke: Callable[..., Result], command: str
 ) -> None:
-    result = invoke(command, "--help")
+    result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Examples:" in result.output
     assert f"holdfast {command}" in result.output

@@ -13,7 +13,9 @@ from holdfast.cli.deadletters import deadletters
 from holdfast.cli.demo import demo
 from holdfast.cli.export import export
 from holdfast.cli.importer import import_file
+from holdfast.cli.keeping import drain, snapshot, trim
 from holdfast.cli.push import push
+from holdfast.cli.reconcile import reconcile
 from holdfast.cli.replay import replay
 from holdfast.cli.show import show
 from holdfast.cli.sim import sim
@@ -60,5 +62,9 @@ app.command()(sim)
 app.command(name="import")(import_file)
 app.command()(export)
 app.command()(replay)
+app.command()(snapshot)
+app.command()(trim)
+app.command()(drain)
+app.command()(reconcile)
 app.add_typer(deadletters, name="deadletters")
 app.command(hidden=True)(actor)

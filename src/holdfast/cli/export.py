@@ -60,16 +60,24 @@ def export(
             check_id(to)
 
     async def main() -> int:
+        from holdfast.bootstrap import open_operator
         from holdfast.cli.follow import check_book
         from holdfast.cli.progress import progress_shown
         from holdfast.cli.service import log_to_look_at
         from holdfast.tools.export import export_log
 
         check_book(book)
-        async with log_to_look_at(settings) as (_, log):
+        async with log_to_look_at(settings) as (found, log), open_operator(found) as operator:
             with progress_shown(f"exporting {book}") as show:
                 header, problem = await export_log(
-                    log, book, file, after=after, to=to, newest=from_snapshot, tell=show
+                    log,
+                    book,
+                    file,
+                    after=after,
+                    to=to,
+                    newest=from_snapshot,
+                    operator=operator,
+                    tell=show,
                 )
         if as_json:
             size = {"file": str(file), "bytes": file.stat().st_size, "problem": problem}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from holdfast.tools.replay import Replay
     from holdfast.tools.sources import Source
     from holdfast.tools.whatif import WhatIf
+    from holdfast.transport.operator import Operator
 
 SHOWN_MAX: Final = 20
 """So many violations are shown."""
@@ -129,7 +130,7 @@ class _Opener:
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
         self._settings = settings
         self._stack = stack
-        self._log: Log | None = None
+        self._opened: tuple[Log, Operator] | None = None
 
     async def open(self, name: str, snapshot: str) -> Source:
         """A file that is there, or a book."""
@@ -148,19 +149,21 @@ class _Opener:
             raise CliError(f"{name} is neither an exported log nor a snapshot")
         if not BOOK_NAME.match(name):
             raise CliError(f"there is no file {name}, and it is no book's name")
-        log = await self._open_log()
+        log, operator = await self._open_log()
         if snapshot in ("", "newest"):
-            return await LogSource.open(log, name, newest=bool(snapshot))
+            return await LogSource.open(log, name, newest=bool(snapshot), operator=operator)
         _, begin = await read_snapshot_file(Path(snapshot))
         return await LogSource.open(log, name, begin)
 
-    async def _open_log(self) -> Log:
+    async def _open_log(self) -> tuple[Log, Operator]:
+        from holdfast.bootstrap import open_operator
         from holdfast.cli.service import log_to_look_at
 
-        if self._log is None:
-            _, log = await self._stack.enter_async_context(log_to_look_at(self._settings))
-            self._log = log
-        return self._log
+        if self._opened is None:
+            found, log = await self._stack.enter_async_context(log_to_look_at(self._settings))
+            operator = await self._stack.enter_async_context(open_operator(found))
+            self._opened = log, operator
+        return self._opened
 
 
 def _is_file(path: Path) -> bool:

@@ -1,8 +1,8 @@
 """A log as a file: JSON lines, compressed; whole or a range, and enough to begin from.
 
 The first line is the header: format, book, range, counts and digest. Where the range does not begin
-with the book's first input, the book as it was there follows (a snapshot, base64), so that every
-archive can be replayed by itself. Then one line for each input:
+with the book's first input, the book as it was there follows (the input before and a snapshot, as in
+a log that was trimmed), so that every archive can be replayed by itself. Then one line for each input:
 
     {"id":"1780000000000-0","type":"cancel","key":"k-2","by":"customer:K1","body":"{…}","link":"…","sum":"…"}
 
@@ -101,13 +101,23 @@ class _Line(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     link: str = ""
 
 
-class _Begin(msgspec.Struct, frozen=True):
-    """The second line of a range: the book before it."""
-
-    position: str
+class _BeginLine(msgspec.Struct, frozen=True):
     version: int
     digest: str
     state: str
+    input: _Line
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The book before a range.
+
+    Attributes:
+      snapshot: The book.
+      entry: The input at the snapshot's position.
+    """
+
+    snapshot: Snapshot
+    entry: InputEntry
 
 
 class ArchiveWriter:
@@ -121,7 +131,7 @@ class ArchiveWriter:
       ToolError: There is such a file already, or it cannot be written.
     """
 
-    def __init__(self, path: Path, begin: Snapshot | None) -> None:
+    def __init__(self, path: Path, begin: Begin | None) -> None:
         if path.exists():
             raise ToolError(f"{path} exists already: name a new file")
         self._path = path
@@ -133,19 +143,16 @@ class ArchiveWriter:
         self.count = 0
         self._sum = b""
         self.first = self.last = ""
-        self.after = GENESIS if begin is None else begin.position
+        self.after = GENESIS
         if begin is not None:
-            state = base64.b64encode(begin.state).decode()
-            self._add(_Begin(begin.position, begin.version, begin.digest, state))
+            held = begin.snapshot
+            self.after = held.position
+            state = base64.b64encode(held.state).decode()
+            self._add(_BeginLine(held.version, held.digest, state, _line(begin.entry)))
 
     def add(self, entry: InputEntry, link: str) -> None:
         """Add the next input."""
-        if entry.problem:
-            line = _Line(entry.id, raw=msgspec.Raw(encode_raw(entry.raw)), link=link)
-        else:
-            body = entry.body.decode()
-            line = _Line(entry.id, entry.type, entry.key, entry.by, entry.trace, body, link=link)
-        self._add(line)
+        self._add(_line(entry, link))
         self.first = self.first or entry.id
         self.last = entry.id
         self.count += 1
@@ -223,9 +230,9 @@ class Archive:
             while line := self._line(file):
                 number += 1
                 content, total = self._checked(line, number, total)
-                entry, link = self._input(content, number)
-                count, last = count + 1, entry.id
-                yield Archived(entry, link, total.hex())
+                held = self._decoded(content, _Line, f"line {number} is no input")
+                count, last = count + 1, held.id
+                yield Archived(_entry(held), held.link, total.hex())
         if (count, last, total.hex()) != (header.inputs, header.last, header.digest):
             raise ToolError(
                 f"{self.path} was cut short: it has {count} inputs up to {last or 'none'}, its header "
@@ -257,12 +264,14 @@ class Archive:
             )
         return header
 
-    def _begin(self, file: gzip.GzipFile) -> Snapshot | None:
+    def _begin(self, file: gzip.GzipFile) -> Begin | None:
         if self.header.after == GENESIS:
             return None
         content, _ = self._checked(self._line(file), 2, b"")
-        line = self._decoded(content, _Begin, "its second line is no snapshot")
-        return Snapshot(line.position, line.version, line.digest, base64.b64decode(line.state))
+        line = self._decoded(content, _BeginLine, "its second line is no snapshot")
+        state = base64.b64decode(line.state)
+        snapshot = Snapshot(self.header.after, line.version, line.digest, state)
+        return Begin(snapshot, _entry(line.input))
 
     def _checked(self, line: bytes, number: int, total: bytes) -> tuple[bytes, bytes]:
         """What a line holds, and the sum after it."""
@@ -278,13 +287,6 @@ class Archive:
                 f"{self.path} was altered or cut short at line {number}{named}: use the original"
             )
         return content, after
-
-    def _input(self, content: bytes, number: int) -> tuple[InputEntry, str]:
-        line = self._decoded(content, _Line, f"line {number} is no input")
-        if line.raw:
-            return decode_input(line.id.encode(), list(decode_raw(bytes(line.raw)))), line.link
-        body = line.body.encode()
-        return InputEntry(line.id, line.type, body, line.key, line.by, line.trace), line.link
 
     def _decoded(self, content: bytes, kind: type[_T], otherwise: str) -> _T:
         try:
@@ -303,6 +305,20 @@ def is_archive(path: Path) -> bool:
             return file.read(len(FORMAT) + 32).startswith(b'{"format":"' + FORMAT.encode() + b'"')
     except (OSError, EOFError, zlib.error):
         return False
+
+
+def _line(entry: InputEntry, link: str = "") -> _Line:
+    if entry.problem:
+        return _Line(entry.id, raw=msgspec.Raw(encode_raw(entry.raw)), link=link)
+    body = entry.body.decode()
+    return _Line(entry.id, entry.type, entry.key, entry.by, entry.trace, body, link=link)
+
+
+def _entry(line: _Line) -> InputEntry:
+    if line.raw:
+        return decode_input(line.id.encode(), list(decode_raw(bytes(line.raw))))
+    body = line.body.encode()
+    return InputEntry(line.id, line.type, body, line.key, line.by, line.trace)
 
 
 def _next_sum(total: bytes, content: bytes) -> bytes:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.ports import GENESIS
-from holdfast.tools.archive import ArchiveWriter
+from holdfast.tools.archive import ArchiveWriter, Begin
 from holdfast.tools.errors import ToolError
 from holdfast.tools.sources import LogSource, runner_of
+from holdfast.transport.codec import decode_input
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import InputEntry, Log
     from holdfast.tools.archive import Header
     from holdfast.tools.sources import Tell
+    from holdfast.transport.operator import Operator
 
 TELL_EVERY: Final = 1_024
 """Progress is told after so many inputs."""
@@ -32,6 +34,7 @@ async def export_log(
     after: str = GENESIS,
     to: str = "",
     newest: bool = False,
+    operator: Operator,
     tell: Tell,
 ) -> tuple[Header, str]:
     """Write the inputs of *book* after *after* up to *to* into the new file *path*.
@@ -46,6 +49,7 @@ async def export_log(
       after: Leave out the inputs up to this one; the book as it was there is in the file instead.
       to: The last one; "" for the last there is now.
       newest: Begin with the newest snapshot, without looking at what is before it.
+      operator: The same server; for the oldest snapshot of a book that was trimmed.
       tell: Called now and then with inputs read and inputs expected (0 where not known).
 
     Returns:
@@ -55,7 +59,7 @@ async def export_log(
       ToolError: There is no such book or no such range, or the file exists.
     """
     record = await log.read_record(book)
-    source = await LogSource.open(log, book, newest=newest)
+    source = await LogSource.open(log, book, newest=newest, operator=operator)
     runner = runner_of(source)
     if after != GENESIS and parse_id(runner.position) > parse_id(after):
         raise ToolError(
@@ -63,6 +67,8 @@ async def export_log(
             "export what comes after them"
         )
     exporter = _Exporter(runner, path, parse_id(after), parse_id(to) if to else None)
+    if source.begin is not None:
+        exporter.passed_entry = await _entry_at(operator, book, runner.position)
     read = 0
     try:
         async with aclosing(source.inputs()) as inputs:
@@ -104,6 +110,7 @@ class _Exporter:
         self._after = after
         self._to = to
         self.writer: ArchiveWriter | None = None
+        self.passed_entry: InputEntry | None = None
         self.passed = self.rest = 0
         self.problem = ""
 
@@ -111,18 +118,28 @@ class _Exporter:
         """Take the next input; False where it is after the range."""
         entry_id, runner = parse_id(entry.id), self._runner
         if entry_id <= self._after:
-            self.passed += 1
+            self.passed, self.passed_entry = self.passed + 1, entry
             runner.decide([entry])
             return True
         if self._to is not None and entry_id > self._to:
             self.rest += 1
             return False
         if self.writer is None:
-            begin = None if runner.position == GENESIS else runner.snapshot()
+            before = self.passed_entry
+            begin = None if before is None else Begin(runner.snapshot(), before)
             self.writer = ArchiveWriter(self._path, begin)
         self.problem = self.problem or _decide(runner, entry)
         self.writer.add(entry, "" if self.problem else runner.digest)
         return True
+
+
+async def _entry_at(operator: Operator, book: str, position: str) -> InputEntry:
+    found = await operator.read_one(book, "inputs", position)
+    if found is None:
+        raise ToolError(
+            f"the input {position} of {book}, at its snapshot, was deleted: nothing fits"
+        )
+    return decode_input(found.id.encode(), list(found.fields))
 
 
 def _decide(runner: BookRunner, entry: InputEntry) -> str:

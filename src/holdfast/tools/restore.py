@@ -79,12 +79,17 @@ class _Restorer:
         self._archive = archive
         self._operator = operator
         self._book = book
-        self._runner = BookRunner(book, archive.begin)
+        begin = archive.begin
+        self._runner = BookRunner(book, None if begin is None else begin.snapshot)
         self._decided = parse_id(archive.header.decided)
         self._outcomes = 0
 
     async def run(self, tell: Tell) -> RestoreResult:
-        header = self._archive.header
+        header, begin = self._archive.header, self._archive.begin
+        if begin is not None:  # as it would be if the inputs before it had been trimmed
+            await self._operator.write(
+                self._book, "inputs", [(begin.entry.id, fields_of(begin.entry))]
+            )
         batch: list[Archived] = []
         count = 0
         for archived in self._archive.inputs():
@@ -105,14 +110,11 @@ class _Restorer:
             runner.digest,
         )
         snapshot = None if nothing else runner.snapshot()
-        begin = self._archive.begin
-        before = begin if begin is not None and begin.position != runner.position else None
-        await self._operator.finish(
-            self._book,
-            Restored(
-                count, self._outcomes, header.last, header.before + count, record, before, snapshot
-            ),
-        )
+        older = begin.snapshot if begin is not None and snapshot != begin.snapshot else None
+        prepared = count + (begin is not None)
+        added = header.before + count
+        restored = Restored(prepared, self._outcomes, header.last, added, record, older, snapshot)
+        await self._operator.finish(self._book, restored)
         return RestoreResult(
             self._book, count, runner.position, runner.digest, header.last, count - self._outcomes
         )

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.actors.booking.machine import BookingMachine
-from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import GENESIS, Snapshot, SupersededError
 from holdfast.tools.errors import ToolError
-from holdfast.transport.keys import parse_id
+from holdfast.tools.sources import decided_to
 from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX: Final = 3
 """So often it is tried anew where another actor took the book over meanwhile."""
 
-BATCH: Final = 512
 _MAGIC: Final = b"holdfast-book "
 
 
@@ -67,19 +65,14 @@ async def make_snapshot(log: Log, book: str, tell: Tell) -> tuple[Snapshot, Comm
             f"book {book} is decided by machine version {record.version}, this is "
             f"{BookingMachine.version}: use the release that runs"
         )
-    begin = await log.read_snapshot(book)
-    if begin is not None and parse_id(begin.position) > parse_id(record.position):
-        begin = None  # of a tail that a failover lost
-    runner = BookRunner(book, begin)
-    last, replayed = parse_id(record.position), 0
-    while parse_id(runner.position) < last:
-        found = (await log.read_inputs({book: runner.position}, BATCH, 0)).get(book, [])
-        entries = [entry for entry in found if parse_id(entry.id) <= last]
-        if not entries:
-            break
-        runner.decide(entries)
-        replayed += len(entries)
-        tell(replayed, 0)
+    replayed = 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal replayed
+        replayed = done
+        tell(done, total)
+
+    runner = await decided_to(log, book, record.position, count)
     if (runner.position, runner.digest) != (record.position, record.digest):
         raise ToolError(
             f"the log of {book} does not give what its commit record says; run 'holdfast check {book}'"

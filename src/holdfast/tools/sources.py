@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import CommitRecord, Log, Snapshot, StreamFacts
     from holdfast.tools.archive import Archive
+    from holdfast.transport.operator import Operator
 
 Tell: TypeAlias = "Callable[[int, int], None]"
 """Is told now and then how many inputs are done, of how many; 0 where that is not known."""
@@ -65,11 +66,18 @@ class LogSource:
 
     @classmethod
     async def open(
-        cls, log: Log, book: str, begin: Snapshot | None = None, *, newest: bool = False
+        cls,
+        log: Log,
+        book: str,
+        begin: Snapshot | None = None,
+        *,
+        newest: bool = False,
+        operator: Operator | None = None,
     ) -> LogSource:
         """The book from *begin*, its newest snapshot, or its first input.
 
-        A book whose first inputs were trimmed away begins with its newest snapshot.
+        A book whose first inputs were trimmed away begins with its oldest snapshot, which an
+        *operator* can read; else with its newest.
 
         Raises:
           ToolError: There is no such book, or nothing to begin from.
@@ -79,7 +87,10 @@ class LogSource:
         if not facts.added:
             known = ", ".join((await log.wait_books(0, 0))[:5]) or "none at all yet"
             raise ToolError(f"there is no book {book}; there is {known}")
-        if begin is None and (newest or facts.added != facts.length):
+        trimmed = facts.added != facts.length
+        if begin is None and trimmed and not newest and operator is not None:
+            begin = await operator.oldest_snapshot(book)
+        if begin is None and (newest or trimmed):
             begin = await log.read_snapshot(book)
             if begin is None:
                 what = (
@@ -118,7 +129,7 @@ class ArchiveSource:
         self._archive = archive
         self.name = str(archive.path)
         self.book = archive.header.book
-        self.begin = archive.begin
+        self.begin = None if archive.begin is None else archive.begin.snapshot
         self.size = archive.header.inputs
 
     async def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
@@ -156,3 +167,26 @@ def runner_of(source: Source, *, check: bool = True) -> BookRunner:
       VersionError: Its snapshot is another machine version's.
     """
     return BookRunner(source.book, source.begin, check=check)
+
+
+async def decided_to(log: Log, book: str, position: str, tell: Tell | None = None) -> BookRunner:
+    """The book as it is after the input *position*, from its newest snapshot that is not later.
+
+    Where the log ends before it, that is as far as it goes.
+    """
+    snapshot = await log.read_snapshot(book)
+    last = parse_id(position)
+    if snapshot is not None and parse_id(snapshot.position) > last:
+        snapshot = None  # of a tail that a failover lost
+    runner = BookRunner(book, snapshot)
+    count = 0
+    while parse_id(runner.position) < last:
+        found = (await log.read_inputs({book: runner.position}, BATCH_MAX, 0)).get(book, [])
+        entries = [entry for entry in found if parse_id(entry.id) <= last]
+        if not entries:
+            break
+        runner.decide(entries)
+        count += len(entries)
+        if tell is not None:
+            tell(count, 0)
+    return runner

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.actors.booking import views
-from holdfast.actors.booking.runner import BookRunner
-from holdfast.actors.ports import BATCH_MAX, GENESIS, ActionStream
+from holdfast.actors.ports import BATCH_MAX, ActionStream
+from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
-    from holdfast.actors.ports import CommitRecord, Log
+    from holdfast.actors.ports import Log
     from holdfast.transport.operator import Operator
 
 GROUPS: Final[tuple[ActionStream, ...]] = ("payments", "notifications")
@@ -115,7 +115,7 @@ async def book_status(
     since = -1
     if record.snapshot and not quick:
         since = max(0, (await _after(log, book, record.snapshot))[0] - lag)
-    state = None if quick else await _decided(log, book, record)
+    state = None if quick else await decided_to(log, book, record.position)
     return BookStatus(
         book=book,
         position=record.position,
@@ -166,19 +166,3 @@ async def _after(log: Log, book: str, position: str) -> tuple[int, str]:
         if len(entries) < BATCH_MAX:
             return count, first
         position = entries[-1].id
-
-
-async def _decided(log: Log, book: str, record: CommitRecord) -> BookRunner:
-    """The book as it was committed."""
-    snapshot = await log.read_snapshot(book)
-    if snapshot is not None and parse_id(snapshot.position) > parse_id(record.position):
-        snapshot = None
-    runner = BookRunner(book, snapshot, check=False)
-    last = parse_id(record.position)
-    while parse_id(runner.position or GENESIS) < last:
-        found = (await log.read_inputs({book: runner.position}, BATCH_MAX, 0)).get(book, [])
-        entries = [entry for entry in found if parse_id(entry.id) <= last]
-        if not entries:
-            break
-        runner.decide(entries)
-    return runner

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import trio
@@ -101,7 +101,7 @@ def read_policies(file: Path) -> dict[str, object]:
         raise ToolError(
             f"{file} must have one table [policies] with what is to be tried, and nothing else"
         )
-    named = {str(name): value for name, value in policies.items()}
+    named = cast("dict[str, object]", policies)
     for name in named:
         if name not in POLICY_FIELDS:
             raise ToolError(f"{file}: there is no policy {name}{did_you_mean(name, POLICY_FIELDS)}")

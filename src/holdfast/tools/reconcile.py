@@ -1,0 +1,164 @@
+"""Money at the provider that no book wants: found, and given back.
+
+After a failover lost the tail of a log, the provider may hold money for requests that never were. The
+ledger is read first and the log after it, so a payment that the ledger has and the book does not know
+was asked for by an input that is gone, or belongs to a booking that has left the book.
+
+- ``authorized``, and the book does not know it: an orphan; its hold is released (``void``).
+- ``captured``, and the log has no such request either: an orphan; it is given back (``refund``) only
+  where that was asked for. Captured payments of bookings that have left the book are as they should be.
+
+Whatever is found is looked for once more after a while: what is under way gets time to arrive. Each
+call has an idempotency key of its own, so that doing it twice does it once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from holdfast.actors.booking import views
+from holdfast.tools.errors import ToolError
+from holdfast.tools.sources import decided_to
+from holdfast.transport.keys import parse_id
+
+if TYPE_CHECKING:
+    from holdfast.actors.ports import Log, Provider, ProviderAnswer
+    from holdfast.transport.operator import Operator
+
+RELEASED: Final = ("voided", "refunded")
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """A payment at the provider that no book wants.
+
+    Attributes:
+      payment: Our id of it, with the book's name before it.
+      status: ``authorized`` or ``captured``, before anything was done.
+      why: One sentence.
+      now: Its status after it was released or refunded; "" where nothing was done.
+    """
+
+    payment: str
+    status: str
+    amount_cents: int
+    reference: str
+    why: str
+    now: str = ""
+
+
+class Reconciled(msgspec.Struct, frozen=True):
+    """What the comparison found.
+
+    Attributes:
+      position: The last input that was looked at.
+      payments: How many the provider has of this book.
+      orphans: Those that nobody wants.
+      released: How many were released or refunded.
+    """
+
+    book: str
+    position: str
+    payments: int
+    orphans: list[Orphan]
+    released: int = 0
+
+
+async def find_orphans(log: Log, operator: Operator, provider: Provider, book: str) -> Reconciled:
+    """Compare the provider's ledger with *book*. Changes nothing.
+
+    Raises:
+      ProviderUnavailableError: It does not answer.
+      LogError: The log cannot be read.
+    """
+    ledger = await provider.ledger(f"{book}:")
+    runner = await decided_to(log, book, (await log.facts(book, "inputs")).last_id)
+    known = {payment.payment for payment in views.payments(runner.state)}
+    orphans: list[Orphan] = []
+    for payment, answer in ledger.items():
+        name = payment.removeprefix(f"{book}:")
+        if name in known or answer.status not in ("authorized", "captured"):
+            continue
+        why = await _why(log, operator, book, name, answer)
+        if why:
+            orphans.append(
+                Orphan(payment, answer.status, answer.amount_cents, answer.reference, why)
+            )
+    return Reconciled(book, runner.position, len(ledger), orphans)
+
+
+async def release(provider: Provider, orphans: list[Orphan], *, refund: bool) -> list[Orphan]:
+    """Release what is held, and with *refund* give back what was taken. Moves money.
+
+    Raises:
+      ProviderUnavailableError: It does not answer: do it again, nothing is done twice.
+    """
+    done: list[Orphan] = []
+    for orphan in orphans:
+        answer: ProviderAnswer | None = None
+        if orphan.status == "authorized":
+            answer = await provider.void(orphan.payment, f"reconcile-void:{orphan.payment}")
+        elif refund:
+            key = f"reconcile-refund:{orphan.payment}"
+            answer = await provider.refund(orphan.payment, orphan.amount_cents, key)
+        now = "" if answer is None else answer.status
+        done.append(msgspec.structs.replace(orphan, now=now))
+    return done
+
+
+async def reconcile(
+    log: Log,
+    operator: Operator,
+    provider: Provider,
+    first: Reconciled,
+    *,
+    wait_s: float,
+    orphans_max: int,
+    refund: bool,
+) -> Reconciled:
+    """Release the orphans of *first* that are still there after *wait_s*. Moves money.
+
+    Raises:
+      ToolError: There are more than *orphans_max*: rather than lost requests, that is another service
+        with the same book's name at the same provider.
+    """
+    if len(first.orphans) > orphans_max:
+        raise ToolError(
+            f"{len(first.orphans)} orphans are more than {orphans_max}: make sure that no other "
+            f"service has a book {first.book} at this provider, then say --most {len(first.orphans)}"
+        )
+    await trio.sleep(wait_s)
+    again = await find_orphans(log, operator, provider, first.book)
+    before = {orphan.payment for orphan in first.orphans}
+    still = [orphan for orphan in again.orphans if orphan.payment in before]
+    done = await release(provider, still, refund=refund)
+    return msgspec.structs.replace(
+        again, orphans=done, released=sum(orphan.now in RELEASED for orphan in done)
+    )
+
+
+async def _why(log: Log, operator: Operator, book: str, name: str, answer: ProviderAnswer) -> str:
+    """Why nobody wants the payment *name*, which the book does not know; "" if somebody does."""
+    asked = await _asked(log, operator, book, name)
+    if asked is False:
+        return "the log has no request of it"
+    if answer.status == "captured":
+        return ""  # of a booking that is over, or too old to say
+    return "its booking has left the book" if asked else "the log no longer tells of its request"
+
+
+async def _asked(log: Log, operator: Operator, book: str, name: str) -> bool | None:
+    """Whether the log has the request that a payment is named after; None where it was trimmed."""
+    entry_id = name.removeprefix("p")
+    try:
+        wanted = parse_id(entry_id)
+    except ValueError:
+        return False
+    outcome = await operator.read_one(book, "outcomes", entry_id)
+    if outcome is not None:
+        return any(f'"b{entry_id}"'.encode() in field for field in outcome.fields)
+    facts = await log.facts(book, "outcomes")
+    trimmed = facts.added != facts.length and wanted < parse_id(facts.first_id or facts.last_id)
+    return None if trimmed else False

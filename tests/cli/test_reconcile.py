@@ -1,0 +1,112 @@
+"""Money that no book wants is found, and released once."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import trio
+
+from holdfast.actors.payment.http_provider import HttpProvider
+from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD, EXIT_USAGE
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    Holdfast = Callable[..., subprocess.CompletedProcess[str]]
+    Service = Callable[..., AbstractContextManager[Any]]
+
+pytestmark = pytest.mark.slow
+
+LOST = "demo:p1780000000000-7"
+TAKEN = "demo:p1780000000000-8"
+FOREIGN = "other:p1780000000000-7"
+WAIT_S = 20
+
+
+@pytest.fixture
+def service(up: Service, holdfast: Holdfast, tmp_path: Path) -> Iterator[Any]:
+    """A service with one booking that is paid for."""
+    with up(tmp_path / "data") as running:
+        body = '{"service":"checkup"}'
+        push = ("push", "demo", "request_auto", "--key", "k", "--by", "customer:K1", "--wait")
+        assert holdfast(*push, "--body", body, "--redis", running.redis).returncode == 0
+        deadline = time.monotonic() + WAIT_S
+        while not any(status == "authorized" for status in ledger(running.provider).values()):
+            assert time.monotonic() < deadline
+        yield running
+
+
+def ledger(url: str) -> dict[str, str]:
+    async def read() -> dict[str, str]:
+        provider = HttpProvider(url)
+        try:
+            return {name: one.status for name, one in (await provider.ledger()).items()}
+        finally:
+            await provider.aclose()
+
+    return trio.run(read)
+
+
+def lose_requests(url: str) -> None:
+    """What is left at the provider of requests that a failover took out of the log."""
+
+    async def ask() -> None:
+        provider = HttpProvider(url)
+        try:
+            for payment in (LOST, TAKEN, FOREIGN):
+                await provider.preauthorize(payment, 7500, "EUR", "K9", f"key {payment}")
+            await provider.capture(TAKEN, 7500, "key capture")
+        finally:
+            await provider.aclose()
+
+    trio.run(ask)
+
+
+def test_orphans_are_listed_then_released_and_nothing_else_is_touched(
+    holdfast: Holdfast,
+    service: Any,  # noqa: ANN401 - conftest's Up
+    tmp_path: Path,
+) -> None:
+    args = ("reconcile", "demo", "--data", tmp_path / "data", "--json")
+    clean = holdfast(*args)
+    assert (clean.returncode, clean.stderr) == (EXIT_GOOD, "")
+    assert msgspec.json.decode(clean.stdout)["orphans"] == []
+
+    lose_requests(service.provider)
+    before = ledger(service.provider)
+    listed = holdfast(*args)
+    assert listed.returncode == EXIT_FAILED
+    told = msgspec.json.decode(listed.stdout)
+    assert told["dry_run"]
+    assert {one["payment"]: one["status"] for one in told["orphans"]} == {
+        LOST: "authorized", TAKEN: "captured",
+    }  # fmt: skip
+    assert ledger(service.provider) == before
+
+    too_many = holdfast(*args, "--yes", "--wait", "0", "--most", "1")
+    assert too_many.returncode == EXIT_FAILED
+    assert "2 orphans are more than 1" in too_many.stderr
+    assert ledger(service.provider) == before
+
+    released = holdfast(*args, "--yes", "--wait", "0")
+    assert released.returncode == EXIT_FAILED  # what was taken is left
+    assert msgspec.json.decode(released.stdout)["released"] == 1
+    assert ledger(service.provider) == before | {LOST: "voided"}
+
+    refunded = holdfast(*args, "--yes", "--wait", "0", "--refund")
+    assert refunded.returncode == EXIT_GOOD, refunded.stderr
+    assert ledger(service.provider) == before | {LOST: "voided", TAKEN: "refunded"}
+    assert holdfast(*args).returncode == EXIT_GOOD
+    assert holdfast("check", "demo", "--data", tmp_path / "data").returncode == EXIT_FAILED
+
+
+def test_refunding_is_asked_for_with_yes(invoke: Callable[..., Any]) -> None:
+    failed = invoke("reconcile", "demo", "--refund")
+    assert failed.exit_code == EXIT_USAGE
+    assert "give both" in failed.stderr
