@@ -58,6 +58,12 @@ class LogTrimmedError(LogError):
     """Inputs after the wanted position were trimmed away: replaying from there would lie."""
 
 
+class TailLostError(LogTrimmedError):
+    """The log ends before what we know of it: a failover or a restart forgot what we have seen.
+    Drop all that was built upon it and begin anew from the log as it is.
+    """
+
+
 class NewInput(msgspec.Struct, frozen=True, gc=False):
     """An input about to be appended.
 
@@ -315,7 +321,8 @@ class Log(Protocol):
         Returns:
           Shape: one for each commit, in order: None where it is written (or was already:
           an unknown result has been resolved by reading the record), else a
-          :class:`SupersededError` or :class:`ForeignDataError`: nothing of it was written.
+          :class:`SupersededError`, :class:`TailLostError` or :class:`ForeignDataError`: nothing of
+          it was written.
 
         Raises:
           CommitUnknownError: The server went away and what became of the commits cannot be read
@@ -329,7 +336,7 @@ class Log(Protocol):
 
         Returns:
           Shape: one for each: True if it is written, False if it is not and may be written now, or
-          a :class:`SupersededError`.
+          a :class:`SupersededError` or :class:`TailLostError`.
         """
         ...
 

@@ -160,13 +160,18 @@ class Settings(_Section, frozen=True):
       data: Folder of the embedded server's files and of written messages; where it is relative,
         to the working directory.
       redis_url: The server; None for our own, embedded one.
-      durability: What the embedded server promises of an accepted outcome. ``durable``: it is on disk
-        (``appendfsync always``). ``relaxed``: it will be within about a second (``everysec``).
+      durability: What the server promises of an accepted outcome; an actor refuses one that does not.
+        ``durable``: it is on disk (``appendfsync always``). ``relaxed``: it will be within about a
+        second (``everysec``). ``replicated``: it is on disk, and *replicas* have it too.
+      replicas: How many replicas must have an outcome, or an action, before it is acted upon.
+      replicas_wait_s: How long one attempt waits for them.
     """
 
     data: Path = Path("data")
     redis_url: RedisUrl | None = None
-    durability: Literal["relaxed", "durable"] = "durable"
+    durability: Literal["relaxed", "durable", "replicated"] = "durable"
+    replicas: Annotated[int, Meta(ge=1, le=16)] = 1
+    replicas_wait_s: Seconds = 1.0
     provider: Provider = Provider()
     booking: Booking = Booking()
     payment: Payment = Payment()
@@ -205,6 +210,11 @@ def load(
         assert isinstance(target, dict)
         target[name] = value
     settings = msgspec.convert(nested, Settings, dec_hook=_to_path)
+    if settings.durability == "replicated" and settings.redis_url is None:
+        raise SettingsError(
+            f"{found['durability'][1]}: durability is 'replicated', but our own server has no "
+            "replicas; name one that has, with redis_url, or choose 'durable'."
+        )
     for section in ("payment", "notification"):
         backoff: Payment | Notification = getattr(settings, section)
         if backoff.backoff_s > backoff.backoff_max_s:

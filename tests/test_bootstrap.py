@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def settings_of(redis: str | None = None, provider: str | None = None) -> Settings:
-    return load(None, {}, {"redis_url": redis, "provider.url": provider})
+    found = {"redis_url": redis, "provider.url": provider, "durability": "relaxed"}
+    return load(None, {}, found)
 
 
 @pytest.mark.slow

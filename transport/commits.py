@@ -17,9 +17,10 @@ from holdfast.actors.ports import (
     LogError,
     LogUnavailableError,
     SupersededError,
+    TailLostError,
 )
 from holdfast.transport.connection import ConnectionLostError
-from holdfast.transport.keys import ascends
+from holdfast.transport.keys import ascends, parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -46,24 +47,37 @@ def check_commit(commit: Commit) -> None:
         raise ValueError("the ids of a commit's entries must ascend")
 
 
-def superseded(book: str, epoch: int) -> SupersededError:
-    """The error that tells a writer of *epoch* to step down."""
+def superseded(book: str, epoch: int, held: int) -> SupersededError | TailLostError:
+    """The error that tells a writer of *epoch* that the record's is *held*: to step down, mostly.
+
+    Epochs grow, so where the record's is lower, the log has forgotten our takeover.
+    """
+    if held < epoch:
+        return TailLostError(
+            f"the log of {book} is at epoch {held} and has forgotten ours, {epoch}: it has lost its "
+            "tail, so read it anew"
+        )
     return SupersededError(
         f"another booking actor took over {book} from our epoch {epoch}: drop the book and step down"
     )
 
 
-def moved(commit: Commit, position: str) -> ForeignDataError:
+def moved(commit: Commit, position: str) -> ForeignDataError | TailLostError:
     """The error where the record has our epoch and owner, and a position that is not ours."""
+    if parse_id(position) < parse_id(commit.after):
+        return TailLostError(
+            f"the inputs of {commit.book} after {position} up to {commit.after} were decided, and "
+            "their decisions are in the log no more: it has lost its tail, so read it anew"
+        )
     return ForeignDataError(
         f"the record of {commit.book} is at {position} and not at {commit.after}, though nobody "
         "took the book over: somebody else writes to our keys, find out who"
     )
 
 
-def lost(commit: Commit) -> ForeignDataError:
+def lost(commit: Commit) -> TailLostError:
     """The error where the inputs that *commit* decided are in the log no more."""
-    return ForeignDataError(
+    return TailLostError(
         f"the inputs of {commit.book} up to {commit.position} were decided and are not in the log "
         "any more: it has lost its tail, so read it anew"
     )
@@ -72,7 +86,7 @@ def lost(commit: Commit) -> ForeignDataError:
 def resolve_commit(commit: Commit, record: CommitRecord) -> LogError | bool:
     """What became of *commit*, from the record: written, not written, or an error."""
     if (record.epoch, record.owner) != (commit.epoch, commit.owner):
-        return superseded(commit.book, commit.epoch)
+        return superseded(commit.book, commit.epoch, record.epoch)
     if (record.position, record.digest) == (commit.position, commit.digest):
         return True
     return False if record.position == commit.after else moved(commit, record.position)

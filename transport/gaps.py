@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from holdfast.actors.ports import LogTrimmedError, TailLostError
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
     from holdfast.actors.ports import StreamFacts
+
+
+def gap_error(
+    stream: str, book: str, after: str, facts: StreamFacts, deleted: str
+) -> LogTrimmedError | None:
+    """The error of who would skip entries, or None; arguments like :func:`gap`'s."""
+    why = gap(after, facts, deleted)
+    if not why:
+        return None
+    is_shorter = parse_id(after) > parse_id(facts.last_id)
+    return (TailLostError if is_shorter else LogTrimmedError)(
+        f"the {stream} of {book} cannot be followed from {after}: {why}; "
+        "begin from the newest snapshot, or bring the stream back from a backup"
+    )
 
 
 def gap(after: str, facts: StreamFacts, deleted: str) -> str:

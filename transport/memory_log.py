@@ -26,14 +26,13 @@ from holdfast.actors.ports import (
     ForeignDataError,
     InputEntry,
     LogError,
-    LogTrimmedError,
     NewInput,
     OutcomeEntry,
     StreamFacts,
 )
 from holdfast.transport.codec import check_finished, decode_input, encode_input
 from holdfast.transport.commits import check_commit, lost, moved, resolve_commit, superseded
-from holdfast.transport.gaps import gap
+from holdfast.transport.gaps import gap_error
 from holdfast.transport.keys import (
     NUMBER_MAX,
     SEQUENCE_MAX,
@@ -384,7 +383,7 @@ class MemoryLog:
         except ForeignDataError as error:
             return error
         if _fenced(record, commit.epoch, commit.owner):
-            return superseded(name, commit.epoch)
+            return superseded(name, commit.epoch, record.epoch)
         if record.position != commit.after:
             if (record.position, record.digest) == (commit.position, commit.digest):
                 return None
@@ -429,7 +428,7 @@ class MemoryLog:
         held = self.book(book)
         record = _record(book, held)
         if _fenced(record, epoch, owner):
-            raise superseded(book, epoch)
+            raise superseded(book, epoch, record.epoch)
         if position > parse_id(record.position):
             raise LogError(
                 f"saving a snapshot of {book}: nothing is decided beyond {record.position}: "
@@ -674,9 +673,6 @@ def _refuse_foreign(name: str, book: MemoryBook, *streams: StreamName) -> None:
 def _refuse_gap(name: str, stream: MemoryStream[InputEntry], position: str) -> None:
     if stream.added == len(stream.ids) and position == GENESIS:
         return
-    why = gap(position, stream.facts(), format_id(*stream.deleted))
-    if why:
-        raise LogTrimmedError(
-            f"the inputs of {name} cannot be followed from {position}: {why}; "
-            "begin from the newest snapshot, or bring the stream back from a backup"
-        )
+    error = gap_error("inputs", name, position, stream.facts(), format_id(*stream.deleted))
+    if error is not None:
+        raise error

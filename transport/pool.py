@@ -28,6 +28,7 @@ from holdfast.transport.connection import (
     connect,
     error_of,
 )
+from holdfast.transport.durability import Disk
 from holdfast.transport.scripts import Script
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class ServerOptions(msgspec.Struct, frozen=True):
       resolve_s: How long a commit with an unknown result tries to read the record.
       backoff_least_s: First pause between attempts to connect.
       backoff_most_s: Longest pause.
+      disk: How soon the server must have on disk what it answers; None: not looked at.
+      replicas_min: How many replicas must have a commit, or an action, before it is acted upon.
+      replicas_s: How long one attempt waits for them.
       ahead_max_s: How far an input may be ahead of the server's clock before reading it fails. Only
         who decides inputs needs a limit: whoever just looks at a log must be able to see it.
     """
@@ -57,6 +61,9 @@ class ServerOptions(msgspec.Struct, frozen=True):
     resolve_s: float = 10.0
     backoff_least_s: float = 0.02
     backoff_most_s: float = 2.0
+    disk: Disk | None = None
+    replicas_min: int = 0
+    replicas_s: float = 1.0
     ahead_max_s: float = math.inf
 
 
@@ -158,25 +165,33 @@ class Server:
         return ", ".join(named) or "a key"
 
     async def call_scripts(
-        self, calls: Sequence[ScriptCall], *, again: bool = False
+        self, calls: Sequence[ScriptCall], *, then: Sequence[Command] = (), again: bool = False
     ) -> list[Reply]:
-        """The replies to *calls*; scripts the server does not know are loaded and run then."""
-        replies = await self.run([call.command() for call in calls], again=again)
+        """The replies to *calls*; scripts the server does not know are loaded and run then.
+
+        Args:
+          calls: The scripts.
+          then: Commands to send behind them on the same connection; their replies come last.
+          again: See :meth:`run`.
+        """
+        replies = await self.run([*[call.command() for call in calls], *then], again=again)
         missing = [
             index
-            for index, reply in enumerate(replies)
+            for index, reply in enumerate(replies[: len(calls)])
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
         ]
         if missing:
             sources = {calls[index].script.source: None for index in missing}
             commands: list[Command] = [("SCRIPT", "LOAD", source) for source in sources]
             commands += [calls[index].command() for index in missing]
+            commands += then
             try:
                 late = await self.run(commands, again=again)
             except ConnectionLostError as lost:
                 sent = lost.sent or len(missing) < len(calls)
                 raise ConnectionLostError(str(lost), sent=sent) from lost
-            for index, reply in zip(missing, late[len(sources) :], strict=True):
+            where = [*missing, *range(len(calls), len(replies))]
+            for index, reply in zip(where, late[len(sources) :], strict=True):
                 replies[index] = reply
         return replies
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import anyio
 import hiredis
 
-from holdfast.actors.ports import ActionEntry, DeadLetter, ForeignDataError, StreamFacts
+from holdfast.actors.ports import (
+    ActionEntry,
+    DeadLetter,
+    ForeignDataError,
+    LogUnavailableError,
+    StreamFacts,
+)
 from holdfast.transport import scripts
 from holdfast.transport.codec import decode_action
 from holdfast.transport.connection import Command, Reply, error_of
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.actors.ports import ActionStream, NewInput
+    from holdfast.transport.durability import Copies
     from holdfast.transport.pool import Server
 
 Found = list[tuple[str, ActionEntry]]
@@ -31,8 +39,9 @@ _ROUNDS_MAX = 64
 class Groups:
     """The consumer groups of many books on one server."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, copies: Copies) -> None:
         self._server = server
+        self._copies = copies
 
     async def read(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
@@ -49,7 +58,9 @@ class Groups:
             rest = await self._read_once(stream, more, consumer, (count - entries) // len(more), 0)
             for book, got in rest.items():
                 found[book] += got
-        return await self._decode(stream, found, deliveries={})
+        return await self._confirmed(
+            stream, consumer, await self._decode(stream, found, deliveries={})
+        )
 
     async def _read_once(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
@@ -104,7 +115,44 @@ class Groups:
                     del cursors[book]
                 else:
                     cursors[book] = cursor
-        return await self._decode(stream, found, await self._deliveries(stream, found, consumer))
+        deliveries = await self._deliveries(stream, found, consumer)
+        return await self._confirmed(
+            stream, consumer, await self._decode(stream, found, deliveries)
+        )
+
+    async def _confirmed(self, stream: ActionStream, consumer: str, actions: Found) -> Found:
+        """*actions*, once enough replicas have all that came before: then none can be forgotten.
+
+        They stay ours while it waits. ``WAIT`` counts from a write of the same connection, and the
+        read that brought them is none, so their claim is renewed first.
+
+        Raises:
+          LogUnavailableError: Too few have it after a while. The actions stay pending, and are
+            claimed like those of a dead consumer.
+        """
+        if not self._copies.wanted or not actions:
+            return actions
+        ids: dict[str, list[str]] = {}
+        for book, action in actions:
+            ids.setdefault(book, []).append(action.id)
+        calls = [_keep_call(stream, book, consumer, of_book) for book, of_book in ids.items()]
+        deadline = anyio.current_time() + self._server.options.resolve_s
+        while True:
+            *kept, copied = await self._server.call_scripts(
+                calls, then=self._copies.commands(), again=True
+            )
+            for book, reply in zip(ids, kept, strict=True):
+                if isinstance(reply, hiredis.ReplyError):
+                    raise error_of(reply, f"keeping {stream} of {book}")
+            if not any(kept):
+                return []  # Others have claimed them all, and nothing was written to wait for.
+            try:
+                self._copies.check(copied)
+            except LogUnavailableError:
+                if anyio.current_time() >= deadline:
+                    raise
+            else:
+                return actions
 
     async def _autoclaim(
         self,
@@ -177,7 +225,7 @@ class Groups:
         self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
     ) -> None:
         """Renew the claim on those of *ids* that are still *consumer*'s."""
-        call = ScriptCall(scripts.KEEP, (book_keys(book).stream(stream),), (stream, consumer, *ids))
+        call = _keep_call(stream, book, consumer, ids)
         reply = (await self._server.call_scripts([call], again=True))[0]
         if isinstance(reply, hiredis.ReplyError) and not _lacks_group(reply):
             raise error_of(reply, f"keeping {stream} of {book}")
@@ -210,6 +258,11 @@ class Groups:
             [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)], again=True
         )
         return stream_facts(info, groups, stream)
+
+
+def _keep_call(stream: ActionStream, book: str, consumer: str, ids: Sequence[str]) -> ScriptCall:
+    """The script call that renews *consumer*'s claim on those of *ids* that are its own."""
+    return ScriptCall(scripts.KEEP, (book_keys(book).stream(stream),), (stream, consumer, *ids))
 
 
 def _lacks_group(reply: Reply) -> bool:

@@ -91,7 +91,7 @@ def script_error(reply: hiredis.ReplyError, book: str, epoch: int, doing: str) -
     """What an error reply of one of our scripts means."""
     code, _, rest = str(reply).partition(" ")
     if code == "HF_SUPERSEDED":
-        return superseded(book, epoch)
+        return superseded(book, epoch, int(rest) if rest.isdigit() else epoch)
     if code == "HF_FOREIGN":
         return ForeignDataError(
             f"{doing} {book}: {rest}: somebody else writes to our keys, find out who"

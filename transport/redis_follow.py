@@ -16,9 +16,9 @@ import anyio
 import hiredis
 import msgspec
 
-from holdfast.actors.ports import GENESIS, ForeignDataError, LogTrimmedError, StreamFacts
+from holdfast.actors.ports import GENESIS, ForeignDataError, StreamFacts
 from holdfast.transport.connection import error_of
-from holdfast.transport.gaps import gap
+from holdfast.transport.gaps import gap_error
 from holdfast.transport.keys import book_keys, check_reading
 
 if TYPE_CHECKING:
@@ -160,13 +160,10 @@ class Follower:
                     raise await foreign_key(self._server, (key,), f"reading {self._stream}")
             else:
                 deleted = by_name(reply)["max-deleted-entry-id"].decode("ascii")
-            why = gap(position, facts, deleted)
-            if why:
+            error = gap_error(self._stream, book, position, facts, deleted)
+            if error is not None:
                 self._cursors.pop(book, None)
-                raise LogTrimmedError(
-                    f"the {self._stream} of {book} cannot be followed from {position}: {why}; "
-                    "begin from the newest snapshot, or bring the stream back from a backup"
-                )
+                raise error
 
 
 async def foreign_key(

@@ -22,8 +22,10 @@ import msgspec
 
 from holdfast.actors.ports import (
     CommitRecord,
+    CommitUnknownError,
     ForeignDataError,
     LogError,
+    LogUnavailableError,
     StreamFacts,
 )
 from holdfast.transport import scripts
@@ -35,7 +37,8 @@ from holdfast.transport.codec import (
     encode_input,
 )
 from holdfast.transport.commits import resolve_commit, write_commits
-from holdfast.transport.connection import Command, error_of, parse_url
+from holdfast.transport.connection import Command, Reply, error_of, parse_url
+from holdfast.transport.durability import Copies, check_disk, check_replicas
 from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_actions import Groups
@@ -88,7 +91,7 @@ async def open_redis_log(
     Raises:
       ValueError: *url* is not understood.
       LogUnavailableError: Nobody answers there.
-      LogError: The server does not let us in, or is too old.
+      LogError: The server does not let us in, is too old, or does not promise what *options* want.
     """
     log = RedisLog(Server(parse_url(url), options or ServerOptions(), rng or random.Random()))
     try:
@@ -114,8 +117,10 @@ class RedisLog:
         self._server = server
         self._inputs = Follower(server, "inputs", guarded=True)
         self._outcomes = Follower(server, "outcomes", guarded=False)
-        self._groups = Groups(server)
-        ahead_max_s = server.options.ahead_max_s
+        options = server.options
+        self._copies = Copies(options.replicas_min, options.replicas_s)
+        self._groups = Groups(server, self._copies)
+        ahead_max_s = options.ahead_max_s
         self._ahead = AheadGuard(server, ahead_max_s) if ahead_max_s < math.inf else None
         self._registered: dict[str, int] = {}
         self._books: list[str] = []
@@ -126,7 +131,7 @@ class RedisLog:
         """Make sure that the server is new enough and keeps what it is given.
 
         Raises:
-          LogError: It is too old, or may evict our keys.
+          LogError: It is too old, may evict our keys, or forgets sooner than the options allow.
         """
         reply = (await self._server.run([("INFO",)], again=True))[0]
         if isinstance(reply, hiredis.ReplyError):
@@ -147,6 +152,10 @@ class RedisLog:
                 f"the server may evict what it was given (maxmemory-policy {policy}): set it to "
                 "noeviction with 'CONFIG SET maxmemory-policy noeviction', and in its configuration"
             )
+        options = self._server.options
+        if options.disk is not None:
+            await check_disk(self._server, info, options.disk)
+        check_replicas(info, options.replicas_min)
 
     # -- producers ---------------------------------------------------------
 
@@ -319,12 +328,18 @@ class RedisLog:
         """See ``Log.commit``."""
         calls = [commit_call(commit) for commit in commits]
 
+        copies = self._copies
+        then = copies.commands()
+
         async def send(wanted: Sequence[int]) -> list[LogError | None]:
-            replies = await self._server.call_scripts([calls[index] for index in wanted])
-            return [
+            replies = await self._server.call_scripts([calls[i] for i in wanted], then=then)
+            results = [
                 commit_error(commits[index], reply)
-                for index, reply in zip(wanted, replies, strict=True)
+                for index, reply in zip(wanted, replies, strict=False)
             ]
+            if then and None in results:
+                self._check_copies(results, replies)
+            return results
 
         options = self._server.options
         return await write_commits(
@@ -340,9 +355,54 @@ class RedisLog:
         if not commits:
             return []
         records = await self._read_records([commit.book for commit in commits])
-        return [
+        answers = [
             resolve_commit(commit, record) for commit, record in zip(commits, records, strict=True)
         ]
+        written = [index for index, answer in enumerate(answers) if answer is True]
+        if self._copies.wanted and written:
+            await self._confirm(commits, written, answers)
+        return answers
+
+    def _check_copies(self, results: Sequence[LogError | None], replies: Sequence[Reply]) -> None:
+        """Make sure that replicas have what was just written.
+
+        Raises:
+          CommitUnknownError: Too few do, or it was written before, on another connection.
+        """
+        try:
+            self._copies.check(replies[-1])
+        except LogUnavailableError as error:
+            raise CommitUnknownError(str(error)) from None
+        for result, reply in zip(results, replies, strict=False):
+            if result is None and isinstance(reply, hiredis.ReplyError):
+                raise CommitUnknownError("it was written before: see whether replicas have it")
+
+    async def _confirm(
+        self, commits: Sequence[Commit], written: list[int], answers: list[LogError | bool]
+    ) -> None:
+        """Wait until replicas have those of *commits* that are written; amend *answers*.
+
+        Raises:
+          LogUnavailableError: Too few have them.
+        """
+        calls = [
+            ScriptCall(
+                scripts.CONFIRM,
+                (book_keys(commits[index].book).commit,),
+                (commits[index].epoch, commits[index].owner),
+            )
+            for index in written
+        ]
+        replies = await self._server.call_scripts(calls, then=self._copies.commands(), again=True)
+        for index, reply in zip(written, replies, strict=False):
+            if isinstance(reply, hiredis.ReplyError):
+                commit = commits[index]
+                error = script_error(reply, commit.book, commit.epoch, "confirming")
+                if isinstance(error, LogUnavailableError):
+                    raise error
+                answers[index] = error
+        if any(answers[index] is True for index in written):
+            self._copies.check(replies[-1])
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log.save_snapshot``."""

@@ -318,4 +318,16 @@ return kept
 """,
 )
 
-ALL: Final = (REGISTER, TAKE_OVER, COMMIT, SAVE_SNAPSHOT, TRIM, FINISH, KEEP)
+CONFIRM: Final = Script(
+    "confirm",
+    _COMMON,
+    """
+-- KEYS: commit. ARGV: epoch, owner. A write that changes nothing, for WAIT to wait for.
+local bad = wrong_type(KEYS, {'hash'}) or fenced(KEYS[1], ARGV[1], ARGV[2])
+if bad then return bad end
+call('HSET', KEYS[1], 'epoch', ARGV[1])
+return 1
+""",
+)
+
+ALL: Final = (REGISTER, TAKE_OVER, COMMIT, CONFIRM, SAVE_SNAPSHOT, TRIM, FINISH, KEEP)

@@ -37,6 +37,7 @@ from holdfast.actors.ports import (
     NewInput,
     Snapshot,
     SupersededError,
+    TailLostError,
 )
 
 if TYPE_CHECKING:
@@ -146,12 +147,13 @@ async def run_booking(
       books: Which books; None for all there are and will be.
 
     Raises:
+      TailLostError: A failover forgot what this actor knows: run another one.
       SupersededError: Another booking actor took a book over.
       BookBugError: The machine failed on an input: a bug of ours.
       DivergedError: A replay contradicts the commit record.
       VersionError: A book was decided by another version of the machine.
       LogError: A book's log cannot be used as it is; a person must look.
-        Each of these gives up one book; the last one is raised when no book is left.
+        Each but the first gives up one book; the last one is raised when no book is left.
     """
     await _Host(log, clock, owner, options, stop).run(books)
 
@@ -278,7 +280,7 @@ class _Host:
     async def _explained(self, book: str, epoch: int, error: Exception) -> Exception:
         """*error*; or that we are superseded: what we lack, the new owner may have trimmed."""
         held = await self._patiently(self._log.read_record, book)
-        if (held.epoch, held.owner) == (epoch, self._owner):
+        if (held.epoch, held.owner) == (epoch, self._owner) or held.epoch < epoch:
             return error
         return SupersededError(
             f"another booking actor took over {book} from our epoch {epoch}: step down"
@@ -293,7 +295,10 @@ class _Host:
                 found = await self._read()
                 batch = self._decide_batch(found) if found else None
                 if batch is not None:
-                    await self._send.send(batch)
+                    try:
+                        await self._send.send(batch)
+                    except trio.BrokenResourceError:
+                        return  # what commits has ended, and its error says why
                 if self._has_nothing_left():
                     return
 
@@ -329,7 +334,9 @@ class _Host:
                 await self._patiently(self._log.read_inputs, {book: owned.runner.position}, 1, 0.0)
             except (LogTrimmedError, ForeignDataError) as error:
                 found = True
-                self._give_up(book, await self._explained(book, owned.epoch, error))
+                explained = await self._explained(book, owned.epoch, error)
+                _refuse_lost_tail(explained)
+                self._give_up(book, explained)
         if not found:
             raise spoiled
 
@@ -400,6 +407,7 @@ class _Host:
                 ):
                     owned = self._owned.get(commit.book)
                     if error is not None:
+                        _refuse_lost_tail(error)
                         self._give_up(commit.book, error)
                     elif owned is not None:
                         owned.committed = commit.position
@@ -504,6 +512,19 @@ class _Host:
                 _log.warning("log_away", why=str(error), wait_s=wait_s)
             await trio.sleep(wait_s)
             wait_s = min(wait_s * 2, self._options.retry_s_max)
+
+
+def _refuse_lost_tail(error: Exception) -> None:
+    """End the whole actor where the log has forgotten what it knew of a book.
+
+    A failover befalls the whole server, and what this actor knows of any book may be of the lost
+    history. Who runs it begins anew, with another token.
+
+    Raises:
+      TailLostError: *error* is one.
+    """
+    if isinstance(error, TailLostError):
+        raise error
 
 
 def _check_version(book: str, record: CommitRecord) -> None:

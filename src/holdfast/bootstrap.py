@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import Log, Mailer, Provider
     from holdfast.config.settings import Settings
+    from holdfast.transport.durability import Disk
     from holdfast.transport.operator import Operator
+    from holdfast.transport.pool import ServerOptions
 
 ActorKind = Literal["booking", "payment", "notification"]
 
@@ -55,25 +57,45 @@ class SystemClock:
 
 
 @asynccontextmanager
-async def open_log(settings: Settings, *, decides: bool = False) -> AsyncGenerator[Log, None]:
+async def open_log(
+    settings: Settings, kind: ActorKind | None = None
+) -> AsyncGenerator[Log, None]:
     """The log on the server that *settings* name.
 
     Args:
       settings: Whose ``redis_url`` is set.
-      decides: Whether it is for a booking actor, which inputs of the far future must stop.
+      kind: The actor that it is for, whose server must keep what the settings promise; None for who
+        only looks.
 
     Raises:
       SettingsError: They name none.
+      DurabilityError: The server does not keep what they promise.
       LogUnavailableError: It does not answer.
     """
-    from holdfast.transport.pool import ServerOptions
     from holdfast.transport.redis_log import open_redis_log
 
     if settings.redis_url is None:
         raise SettingsError("no server is named: give redis_url, or let 'holdfast up' start one.")
-    options = ServerOptions(ahead_max_s=AHEAD_MAX_S if decides else math.inf)
+    options = _server_options(settings, kind)
     async with open_redis_log(settings.redis_url, options=options) as log:
         yield log
+
+
+def _server_options(settings: Settings, kind: ActorKind | None) -> ServerOptions:
+    """How an actor uses its server. Only who decides needs to see that it syncs to disk."""
+    from holdfast.transport.pool import ServerOptions
+
+    if kind is None:
+        return ServerOptions()
+    disk: Disk | None = None
+    if kind == "booking":
+        disk = "relaxed" if settings.durability == "relaxed" else "durable"
+    return ServerOptions(
+        disk=disk,
+        replicas_min=settings.replicas if settings.durability == "replicated" else 0,
+        replicas_s=settings.replicas_wait_s,
+        ahead_max_s=AHEAD_MAX_S if kind == "booking" else math.inf,
+    )
 
 
 @asynccontextmanager
@@ -138,7 +160,7 @@ async def run_actor(
       SettingsError: A setting that the actor needs is missing.
       LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
     """
-    async with open_log(settings, decides=kind == "booking") as log:
+    async with open_log(settings, kind) as log:
         if ready is not None:
             ready()
         match kind:

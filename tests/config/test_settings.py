@@ -108,8 +108,8 @@ def test_other_peoples_variables_are_left_alone() -> None:
         ("bookng = 1", "{f}: bookng is not a setting; did you mean booking?"),
         ("[booking]\nbatch_mx = 1", "{f}: booking.batch_mx is not a setting; did you mean booking.batch_max?"),
         ("booking = 1", "{f}: booking is 1, but must be a table, [booking]."),
-        ("[durability]\nx = 1", "{f}: durability is a table, but must be one of 'relaxed', 'durable'."),
-        ("durability = 'durabel'", "{f}: durability is 'durabel', but must be one of 'relaxed', 'durable'."),
+        ("[durability]\nx = 1", "{f}: durability is a table, but must be one of 'relaxed', 'durable', 'replicated'."),
+        ("durability = 'durabel'", "{f}: durability is 'durabel', but must be one of 'relaxed', 'durable', 'replicated'."),
         ("[booking]\nbatch_max = 0", "{f}: booking.batch_max is 0, but must be a whole number from 1 to 512."),
         ("[booking]\nbatch_max = '5'", "{f}: booking.batch_max is '5', but must be a whole number from 1 to 512."),
         ("[booking]\nbatch_max = true", "{f}: booking.batch_max is True, but must be a whole number from 1 to 512."),
@@ -185,6 +185,7 @@ def test_a_long_value_is_cut() -> None:
     [
         ({"payment.backoff_s": 20}, "payment.backoff_s is 20.0, which is more than payment.backoff_max_s, 5.0"),
         ({"notification.backoff_max_s": 0.1}, "notification.backoff_s is 0.2, which is more than"),
+        ({"durability": "replicated"}, "our own server has no replicas; name one that has, with redis_url"),
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(
@@ -248,10 +249,11 @@ seconds = st.floats(0.01, 3600.0)
 @st.composite
 def all_settings(draw: st.DrawFn) -> Settings:
     low, high = sorted((draw(seconds), draw(seconds)))
+    url = draw(st.none() | st.just("redis://u:p@h:1/0"))
     return Settings(
         data=Path(draw(names)),
-        redis_url=draw(st.none() | st.just("redis://u:p@h:1/0")),
-        durability=draw(st.sampled_from(("relaxed", "durable"))),
+        redis_url=url,
+        durability=draw(st.sampled_from(("relaxed", "durable", *(("replicated",) if url else ())))),
         provider=Provider(
             url=draw(st.none() | st.just("https://pay.example/v1")),
             sandbox_port=draw(st.integers(0, 65_535)),

@@ -248,7 +248,9 @@ class Supervisor:
     async def _start_server(self) -> None:
         from holdfast.transport.server import EmbeddedServer, ServerConfig, ServerError
 
-        config = ServerConfig(self.data, self.settings.durability, port=self._port)
+        durability = self.settings.durability
+        assert durability != "replicated", "refused with the settings: our server has no replicas"
+        config = ServerConfig(self.data, durability, port=self._port)
         server = self._server = EmbeddedServer(config)
         try:
             server.start()

@@ -1,0 +1,299 @@
+"""Durability levels on real servers: what is refused at the start, and what waits for replicas."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import redis
+import trio
+
+from holdfast.actors.ports import (
+    ActionEntry,
+    Commit,
+    CommitUnknownError,
+    LogUnavailableError,
+    NewInput,
+    OutcomeEntry,
+    TailLostError,
+)
+from holdfast.transport.durability import DurabilityError
+from holdfast.transport.keys import action_stream_id
+from holdfast.transport.pool import ServerOptions
+from holdfast.transport.redis_log import RedisLog, open_redis_log
+from holdfast.transport.server import EmbeddedServer, ServerConfig, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+TICK = NewInput("tick", b"{}")
+DURABLE = ServerOptions(disk="durable")
+RELAXED = ServerOptions(disk="relaxed")
+REPLICATED = ServerOptions(disk="durable", replicas_min=1, replicas_s=10)
+HASTY = ServerOptions(replicas_min=1, replicas_s=0.1, resolve_s=0.3)
+
+
+@asynccontextmanager
+async def running(folder: Path, port: int = 0, **more: str) -> AsyncGenerator[EmbeddedServer]:
+    """A server of the test's own, and a port for its replica to come to."""
+    flat = tuple(part for pair in more.items() for part in (pair[0].replace("_", "-"), pair[1]))
+    server = EmbeddedServer(ServerConfig(folder, port=port, more=flat))
+    server.start()
+    try:
+        await server.wait_ready()
+        yield server
+    finally:
+        if server.pid is not None:
+            os.kill(server.pid, signal.SIGCONT)
+        server.stop_now()
+
+
+def client_of(server: EmbeddedServer) -> Any:  # noqa: ANN401 - redis-py's types are unions
+    return cast("Any", redis.Redis(unix_socket_path=str(server.socket), decode_responses=True))
+
+
+async def refusal(server: EmbeddedServer, options: ServerOptions) -> str:
+    """Why a log is not opened."""
+    with pytest.raises(DurabilityError) as caught:
+        async with open_redis_log(server.url, options=options):
+            raise AssertionError("not reached")
+    return str(caught.value)
+
+
+class Pair:
+    """A primary and its replica."""
+
+    def __init__(self, primary: EmbeddedServer, replica: EmbeddedServer) -> None:
+        self.primary = primary
+        self.replica = replica
+
+    async def in_step(self) -> None:
+        """Wait until the replica is connected and has everything."""
+        with trio.fail_after(20), client_of(self.primary) as client:
+            while True:
+                info = client.info("replication")
+                slave = info.get("slave0", {})
+                if slave.get("state") == "online" and slave["offset"] == info["master_repl_offset"]:
+                    return
+                await trio.sleep(0.01)
+
+    def hold_replica(self) -> None:
+        """Let the replica stand still: it is connected, and takes nothing more."""
+        assert self.replica.pid is not None
+        os.kill(self.replica.pid, signal.SIGSTOP)
+
+    def free_replica(self) -> None:
+        assert self.replica.pid is not None
+        os.kill(self.replica.pid, signal.SIGCONT)
+
+    def detach_replica(self) -> None:
+        """Make a primary of the replica: it has what it has, whatever becomes of the other."""
+        with client_of(self.replica) as client:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+    async def fail_over(self) -> None:
+        """SIGKILL the primary, and make a primary of the replica where it is none yet."""
+        assert self.primary.pid is not None
+        os.kill(self.primary.pid, signal.SIGKILL)
+        with trio.fail_after(10):
+            while self.primary.running:  # noqa: ASYNC110 - a process sets no event
+                await trio.sleep(0.001)
+        self.detach_replica()
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    port = free_port()
+    more = {"repl_diskless_sync_delay": "0"}
+    async with (
+        running(tmp_path / "a", port, **more) as primary,
+        running(tmp_path / "b", 0, replicaof=f"127.0.0.1 {port}", **more) as replica,
+    ):
+        both = Pair(primary, replica)
+        await both.in_step()
+        yield both
+
+
+async def led(log: RedisLog, inputs: int) -> list[str]:
+    await log.take_over("demo", "me")
+    await log.append("demo", [TICK] * inputs)
+    return [entry.id for entry in (await log.read_inputs({"demo": "0-0"}, 1000, 0))["demo"]]
+
+
+def batch(ids: list[str], after: str = "0-0") -> Commit:
+    outcomes = [OutcomeEntry(id_, "accepted", b"{}") for id_ in ids]
+    payment = ActionEntry(action_stream_id(ids[-1], 0), f"{ids[-1]}:0", "void", b"{}")
+    return Commit(
+        "demo", 1, "me", after, ids[-1], 1, f"d{ids[-1]}", outcomes, [payment], [], []
+    )  # fmt: skip
+
+
+# -- at the start ---------------------------------------------------------------------------------
+
+
+async def test_a_durable_service_refuses_a_server_that_syncs_once_a_second(tmp_path: Path) -> None:
+    async with running(tmp_path, appendfsync="everysec") as server:
+        assert await refusal(server, DURABLE) == (
+            "a durable service needs 'appendfsync always' and the server has 'everysec': set it in "
+            "the server's configuration and with CONFIG SET, or set durability to 'relaxed'"
+        )
+        async with open_redis_log(server.url, options=RELAXED):
+            pass
+        with client_of(server) as client:  # as the sentence says
+            client.config_set("appendfsync", "always")
+        async with open_redis_log(server.url, options=DURABLE):
+            pass
+
+
+async def test_a_durable_service_refuses_a_server_that_sometimes_does_not_sync(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, no_appendfsync_on_rewrite="yes") as server:
+        assert "set 'no-appendfsync-on-rewrite no'" in await refusal(server, DURABLE)
+
+
+async def test_no_service_takes_a_server_without_a_file(tmp_path: Path) -> None:
+    async with running(tmp_path, appendonly="no") as server:
+        for options in (RELAXED, DURABLE):
+            assert "set 'appendonly yes'" in await refusal(server, options)
+        async with open_redis_log(server.url):  # who only looks needs no promise
+            pass
+
+
+async def test_a_durable_service_that_may_not_look_says_which_right_it_needs(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as server:
+        with client_of(server) as client:
+            client.execute_command("ACL", "SETUSER", "default", "-config")
+        assert "allow our user +config|get, or set durability" in await refusal(server, DURABLE)
+        async with open_redis_log(server.url, options=RELAXED):
+            pass
+
+
+async def test_a_replicated_service_refuses_a_server_with_too_few_replicas(pair: Pair) -> None:
+    async with open_redis_log(pair.primary.url, options=REPLICATED):
+        pass
+    two = ServerOptions(replicas_min=2)
+    assert await refusal(pair.primary, two) == (
+        "a replicated service needs 2 replicas and the server has 1 connected: attach more with "
+        "REPLICAOF, or lower 'replicas'"
+    )
+
+
+# -- while it runs --------------------------------------------------------------------------------
+
+
+async def test_a_commit_is_called_written_when_the_replica_has_it(pair: Pair) -> None:
+    async with open_redis_log(pair.primary.url, options=REPLICATED) as log:
+        ids = await led(log, 3)
+        assert await log.commit([batch(ids)]) == [None]
+        with client_of(pair.replica) as client:
+            assert client.hget("holdfast:{demo}:commit", "position") == ids[-1]
+
+
+async def test_a_commit_that_no_replica_has_is_not_called_written_until_one_has(pair: Pair) -> None:
+    """It is in the stream, where it can be seen; the actor waits and asks again."""
+    async with open_redis_log(pair.primary.url, options=HASTY) as log:
+        ids = await led(log, 3)
+        pair.hold_replica()
+        with pytest.raises(CommitUnknownError, match=r"0 of 1 replica had it within 0\.1 s"):
+            await log.commit([batch(ids)])
+        assert [o.id for o in (await log.read_outcomes({"demo": "0-0"}, 9, 0))["demo"]] == ids
+        for _ in range(2):
+            with pytest.raises(LogUnavailableError, match="bring replicas back"):
+                await log.resolve([batch(ids)])
+        # Sent once more, it is found written; that alone does not show that a replica has it.
+        with pytest.raises(CommitUnknownError):
+            await log.commit([batch(ids)])
+        pair.free_replica()
+        with trio.fail_after(10):
+            while True:
+                try:
+                    assert await log.resolve([batch(ids)]) == [True]
+                    break
+                except LogUnavailableError:
+                    continue
+        assert (await log.facts("demo", "outcomes")).length == len(ids)
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+async def test_an_executor_is_given_an_action_when_the_replica_has_it(
+    pair: Pair, blocked: bool
+) -> None:
+    """Also where its read was waiting already: WAIT counts nothing behind a read that waited."""
+    plain = ServerOptions()
+    async with (
+        open_redis_log(pair.primary.url, options=plain) as booking,
+        open_redis_log(pair.primary.url, options=HASTY) as log,
+    ):
+        ids = await led(booking, 3)
+        assert await log.read_actions("payments", ["demo"], "c", 10, 0) == []
+        pair.hold_replica()
+        given: list[str] = []
+        refused: list[str] = []
+
+        async def execute() -> None:
+            while not given:
+                try:
+                    found = await log.read_actions("payments", ["demo"], "c", 10, 1)
+                    found = found or await log.claim_actions("payments", ["demo"], "c", 10, 0)
+                    given.extend(entry.action for _, entry in found)
+                except LogUnavailableError as error:
+                    refused.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            if blocked:
+                nursery.start_soon(execute)
+                with trio.fail_after(5), client_of(pair.primary) as client:
+                    while not client.info("clients")["blocked_clients"]:  # noqa: ASYNC110
+                        await trio.sleep(0.005)
+            assert await booking.commit([batch(ids)]) == [None]
+            if not blocked:
+                nursery.start_soon(execute)
+            await trio.sleep(0.7)
+            assert given == []
+            pair.free_replica()
+        assert given == [f"{ids[-1]}:0"]
+        assert all("0 of 1 replica had it" in why for why in refused)
+
+
+async def test_after_a_failover_everything_that_was_called_written_is_there(pair: Pair) -> None:
+    async with open_redis_log(pair.primary.url, options=REPLICATED) as log:
+        ids = await led(log, 4)
+        assert await log.commit([batch(ids[:3])]) == [None]
+    async with open_redis_log(pair.primary.url, options=HASTY) as log:
+        pair.detach_replica()
+        with pytest.raises(CommitUnknownError):
+            await log.commit([batch(ids[3:], ids[2])])
+    await pair.fail_over()
+    async with open_redis_log(pair.replica.url) as log:
+        assert (await log.read_record("demo")).position == ids[2]
+        found = (await log.read_outcomes({"demo": "0-0"}, 9, 0))["demo"]
+        assert [outcome.id for outcome in found] == ids[:3]
+
+
+async def test_the_primary_s_commit_that_the_replica_never_had_is_a_lost_tail(pair: Pair) -> None:
+    """At ``durable`` nobody waited for the replica: what it lacks is gone, and is not decided anew."""
+    async with open_redis_log(pair.primary.url, options=DURABLE) as log:
+        ids = await led(log, 4)
+        assert await log.commit([batch(ids[:2])]) == [None]
+        await pair.in_step()
+        pair.detach_replica()
+        assert await log.commit([batch(ids[2:], ids[1])]) == [None]
+        await log.append("demo", [TICK])
+    await pair.fail_over()
+    async with open_redis_log(pair.replica.url) as log:
+        assert (await log.read_record("demo")).position == ids[1]
+        (result,) = await log.commit([batch(["9-9"], ids[-1])])
+        assert isinstance(result, TailLostError)
+        assert str(result) == (
+            f"the inputs of demo after {ids[1]} up to {ids[-1]} were decided, and their decisions are "
+            "in the log no more: it has lost its tail, so read it anew"
+        )
