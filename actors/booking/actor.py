@@ -186,7 +186,8 @@ class _Host:
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _first_leaf(group) from None
-        if self._lost is not None and self._has_nothing_left():
+        ended = not self._stop.is_set()  # for want of books, even if one came at the last moment
+        if self._lost is not None and (ended or self._has_nothing_left()):
             raise self._lost
         with trio.move_on_after(self._options.grace_s):
             await self._leave()
@@ -455,6 +456,11 @@ class _Host:
         except LogUnavailableError as error:
             _log.warning("snapshot_failed", book=book, why=str(error))
             return
+        except LogError as error:
+            owned = self._owned.get(book)
+            if owned is not None and owned.epoch == epoch:
+                self._give_up(book, error)
+            return
         _log.info("snapshot_saved", book=book, position=snapshot.position)
 
     # -- tick -------------------------------------------------------------------------------
@@ -497,7 +503,7 @@ class _Host:
 
     async def _leave(self) -> None:
         """Write a last snapshot of each book, so that the next owner has nothing to replay."""
-        for book, owned in self._owned.items():
+        for book, owned in list(self._owned.items()):
             if owned.committed != GENESIS and owned.committed == owned.runner.position:
                 await self._save(book, owned.runner.snapshot(), owned.epoch)
         _log.info("left", books=len(self._owned))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -24,6 +25,7 @@ from holdfast.actors.booking.runner import BookBugError, BookRunner, VersionErro
 from holdfast.actors.ports import (
     GENESIS,
     CommitUnknownError,
+    LogError,
     LogUnavailableError,
     NewInput,
     SupersededError,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from holdfast.actors.booking.book import Book
     from holdfast.actors.booking.wire import BookingInput
-    from holdfast.actors.ports import ActionEntry, Log, OutcomeEntry
+    from holdfast.actors.ports import ActionEntry, Log, OutcomeEntry, Snapshot
 
 BEGIN_MS = 1_764_547_200_000  # 2025-12-01, a Monday, 01:00 in Berlin
 HOUR_MS = 3_600_000
@@ -581,6 +583,75 @@ async def test_inputs_of_a_wrong_type_end_the_service_of_their_book_alone(
         await wait_decided(log, "other", mine)
         stop.set()
     await assert_sound(log, "other")
+
+
+class NoSnapshots:
+    """A log that refuses snapshots of ``BOOK``, as one does that a failover took back."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the port
+        return getattr(self._log, name)
+
+    async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
+        if book == BOOK:
+            raise LogError("the snapshot is newer than the commit record")
+        await self._log.save_snapshot(book, snapshot, epoch, owner)
+
+
+async def test_a_snapshot_that_is_refused_ends_the_service_of_its_book_alone(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the simulator (seed 104887): it ended the process, which said nothing of the reason."""
+    clock = VirtualClock()
+    memory = MemoryLog(clock)
+    options = BookingOptions(snapshot_inputs=1)
+    stop = trio.Event()
+    for book in (BOOK, "other"):
+        await memory.append(book, [new(PRACTICE, "p")])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(run_booking, NoSnapshots(memory), clock, owner="a", options=options, stop=stop)
+        )
+        (mine,) = await memory.append("other", [new(m.RequestAuto("checkup", days=[1]), "r")])
+        await wait_decided(memory, "other", mine)
+        stop.set()
+    await assert_sound(memory, "other")
+
+
+async def test_whose_last_book_is_given_up_for_its_snapshot_says_why(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    memory = MemoryLog(clock)
+    await memory.append(BOOK, [new(PRACTICE, "p")])
+    options = BookingOptions(snapshot_inputs=1)
+    with pytest.raises(LogError, match="newer than the commit record"):
+        await run_booking(NoSnapshots(memory), clock, owner="a", options=options, stop=trio.Event())
+
+
+async def test_a_book_that_comes_just_as_the_last_one_is_given_up_is_not_left_in_silence(
+    autojump_clock: MockClock,
+) -> None:
+    """It once had the actor end as if it had been asked to, with nobody to serve the new book."""
+    clock = VirtualClock()
+    memory = MemoryLog(clock)
+    options = BookingOptions(snapshot_inputs=1)
+    serving = partial(run_booking, NoSnapshots(memory), clock, owner="a", options=options)
+    ended: list[str] = []
+
+    async def serve() -> None:
+        with pytest.raises(LogError, match="newer than the commit record"):
+            await serving(stop=trio.Event())
+        ended.append("a")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        (mine,) = await memory.append(BOOK, [new(PRACTICE, "p")])
+        await wait_decided(memory, BOOK, mine)
+        await memory.append("other", [new(PRACTICE, "p")])
+    assert ended == ["a"]
 
 
 async def test_a_log_that_is_shorter_than_its_commit_record_is_refused(
