@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -10,7 +11,10 @@ import pytest
 import trio
 
 from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE
+from holdfast.tools import export, restore
+from holdfast.tools.archive import Archive
 from holdfast.transport.keys import parse_id
+from holdfast.transport.operator import open_operator
 from holdfast.transport.redis_log import open_redis_log
 
 from .books import BAD, ask, client, decide_all, entries_of, make_book, requests
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from typer.testing import Result
+
+    from holdfast.transport.redis_log import RedisLog
 
     Invoke = Callable[..., Result]
 
@@ -210,3 +216,46 @@ def test_a_log_takes_no_mapping_and_a_csv_needs_one(
         refused = invoke("import", *args)
         assert refused.exit_code == EXIT_USAGE
         assert sentence in refused.stderr
+
+
+async def test_an_import_that_is_interrupted_leaves_nothing(
+    server_url: str,
+    book: str,
+    exported: tuple[Path, list[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(restore, "BATCH", 4)
+    scope = trio.CancelScope()
+
+    def interrupt(done: int, _total: int) -> None:
+        assert done == 4
+        keys = ask(server_url, "KEYS", f"holdfast:{{{book}}}:*")
+        assert len(keys) == 2  # what is prepared, beside the book
+        scope.cancel()
+
+    async with open_operator(server_url) as operator:
+        with scope:
+            await restore.restore_log(Archive(exported[0]), operator, book, interrupt)
+    assert scope.cancelled_caught
+    assert ask(server_url, "KEYS", f"holdfast:{{{book}}}:*") == []
+
+
+async def test_an_export_that_is_interrupted_leaves_no_file(
+    server_url: str, tmp_path: Path, redis_log: RedisLog, book: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TELL_EVERY", 1)
+    await redis_log.append(book, requests(1_000))
+    scope = trio.CancelScope()
+    told: list[int] = []
+
+    def interrupt(done: int, _total: int) -> None:
+        told.append(done)
+        scope.cancel()
+
+    async with open_operator(server_url) as operator:
+        with scope:
+            file = tmp_path / "log.jsonl.gz"
+            await export.export_log(redis_log, book, file, operator=operator, tell=interrupt)
+    assert scope.cancelled_caught
+    assert told[0] == 1
+    assert os.listdir(tmp_path) == []

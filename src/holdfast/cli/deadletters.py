@@ -63,7 +63,7 @@ def list_letters(
             return EXIT_GOOD
         for letter in letters:
             print(f"{letter.id}  {letter.stream or '?'} {letter.entry}  {letter.why}")
-        print(f"{len(letters)} dead letters")
+        print(f"Dead letters: {len(letters)}.")
         return EXIT_GOOD
 
     _run(book, data, redis, config, work)

@@ -111,7 +111,7 @@ def _print_book(book: BookStatus) -> None:
     if book.holds is not None:
         print(f"  {book.holds} slot holds, {book.payments_under_way} payments under way")
     if book.dead_letters:
-        print(f"  {book.dead_letters} dead letters: see 'holdfast deadletters list {book.book}'")
+        print(f"  dead letters: {book.dead_letters}; see 'holdfast deadletters list {book.book}'")
     table = Table("stream", "entries", "waiting", "pending", "oldest", box=None, padding=(0, 2))
     for stream in book.streams:
         table.add_row(*_row(stream))
