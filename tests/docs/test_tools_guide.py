@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 GUIDE = Path(__file__).parents[2] / "docs" / "tools.md"
 SETTLE_S = 20
@@ -35,7 +35,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[None]:
+def service(folder: Path) -> Generator[None]:
     """The service that the guide tells of, with everything at rest."""
     with (folder / "up.log").open("wb") as errors:
         process = subprocess.Popen(
