@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from holdfast.sim.checks import CHECKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
+from holdfast.sim.violations import CHECKS
 from holdfast.sim.world import run_world
 
 if TYPE_CHECKING:

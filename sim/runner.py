@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from holdfast.sim.checks import CHECKS, Violation
 from holdfast.sim.draws import Draws
 from holdfast.sim.marks import MARKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS, Options, draw_options
+from holdfast.sim.violations import CHECKS, Violation
 from holdfast.sim.world import Result, run_world
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import msgspec
 
 from holdfast.sim.cases import Case, run_case
-from holdfast.sim.checks import Violation
+from holdfast.sim.violations import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

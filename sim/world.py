@@ -26,7 +26,7 @@ from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.notification.actor import run_notification
 from holdfast.actors.payment.actor import run_payment
 from holdfast.actors.ports import LogError, LogTrimmedError, SupersededError
-from holdfast.sim.checks import Checks, Violation, ViolationError
+from holdfast.sim.checks import Checks
 from holdfast.sim.clock import START_MS, DeadlockError, WorldClock
 from holdfast.sim.crowd import Crowd
 from holdfast.sim.draws import Draws
@@ -51,6 +51,7 @@ from holdfast.sim.scheduler import Fifo, Pct, Scheduler, Uniform
 from holdfast.sim.server import SimServer
 from holdfast.sim.trace import TooManyEventsError, Trace
 from holdfast.sim.troubles import STORM_RESTART_MS_MAX, Slot, Troubles
+from holdfast.sim.violations import Violation, ViolationError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping, Sequence

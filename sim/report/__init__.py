@@ -14,7 +14,6 @@ from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Final
 
-from holdfast.sim.checks import CHECKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
 from holdfast.sim.report.story import books_of, tell
 from holdfast.sim.report.tables import log_of, options_of, trace_of
@@ -28,6 +27,7 @@ from holdfast.sim.report.timeline import (
     window_of,
 )
 from holdfast.sim.runner import Job, command_of
+from holdfast.sim.violations import CHECKS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,9 +17,9 @@ from holdfast.sim.report.lanes import PROCESS, Kind, Lanes, kind_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from holdfast.sim.checks import Violation
     from holdfast.sim.history import BookHistory
     from holdfast.sim.trace import Line
+    from holdfast.sim.violations import Violation
     from holdfast.sim.world import World
 
 EVENTS_MAX: Final = 800

@@ -14,10 +14,10 @@ from holdfast.cli import sim_twice
 from holdfast.cli.app import app
 from holdfast.sim import runner
 from holdfast.sim.cases import Case, read_case, write_case
-from holdfast.sim.checks import CHECKS
 from holdfast.sim.options import FAULTS, SCENARIOS
 from holdfast.sim.runner import Job, command_of
 from holdfast.sim.twice import Difference
+from holdfast.sim.violations import CHECKS
 from holdfast.sim.world import run_world
 from holdfast.transport import memory_log
 

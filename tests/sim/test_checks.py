@@ -10,10 +10,10 @@ import pytest
 
 from holdfast.actors.payment.ledger import Hold, Void
 from holdfast.actors.ports import Commit, DeadLetter, Message
-from holdfast.sim.checks import CHECKS, ViolationError
 from holdfast.sim.crowd import Acknowledged
 from holdfast.sim.mailer import Arrival
 from holdfast.sim.provider import ProviderCall
+from holdfast.sim.violations import CHECKS, ViolationError
 from holdfast.sim.world import World, run_world
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import pytest
 from holdfast.actors.booking import payments
 from holdfast.actors.ports import InputEntry
 from holdfast.sim.cases import Case
-from holdfast.sim.checks import CHECKS, Violation
 from holdfast.sim.report import page_of, story, write_report
+from holdfast.sim.violations import CHECKS, Violation
 from holdfast.sim.world import run_world
 from holdfast.transport import memory_log
 

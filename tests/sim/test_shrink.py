@@ -12,13 +12,13 @@ import pytest
 
 from holdfast.sim import cases
 from holdfast.sim.cases import Case, Size
-from holdfast.sim.checks import Violation
 from holdfast.sim.draws import Draws
 from holdfast.sim.nearest import NEIGHBOURS_MAX
 from holdfast.sim.options import draw_options
 from holdfast.sim.search import NoFailureError
 from holdfast.sim.shrink import TIDY_RUNS_MAX, shrink
 from holdfast.sim.trace import Trace
+from holdfast.sim.violations import Violation
 from holdfast.transport import memory_log
 
 if TYPE_CHECKING:

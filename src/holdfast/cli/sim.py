@@ -151,9 +151,9 @@ def _worlds(scenarios: list[str], seeds: range, faults: str, until_failure: bool
 
 
 def _list(as_json: bool) -> int:
-    from holdfast.sim.checks import CHECKS
     from holdfast.sim.marks import MARKS
     from holdfast.sim.options import FAULTS, SCENARIOS
+    from holdfast.sim.violations import CHECKS
 
     lists = {
         "scenarios": dict(SCENARIOS),

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from holdfast.sim.checks import Violation
     from holdfast.sim.runner import Job
+    from holdfast.sim.violations import Violation
     from holdfast.sim.world import Result, World
 
 
