@@ -302,7 +302,11 @@ class Operator:
             commands: list[Command] = [
                 ("XADD", key, id_, *fields) for id_, fields in entries[start : start + WRITE_MAX]
             ]
-            await self._server.check(commands, f"restoring {stream} of {book}")
+            for reply in await self._server.run(commands):
+                if isinstance(reply, hiredis.ReplyError):
+                    if "equal or smaller" in str(reply):
+                        raise _meddled(book)
+                    raise error_of(reply, f"restoring {stream} of {book}")
 
     async def finish(self, book: str, restored: Restored) -> None:
         """Put what was prepared into place as *book*, and make it known. One atomic step each.
@@ -335,9 +339,7 @@ class Operator:
                 if str(reply).startswith("HF_EXISTS"):
                     raise _exists(book)
                 if str(reply).startswith("HF_CHANGED"):
-                    raise LogError(
-                        f"somebody else restores {book} at the same time: let one of you do it"
-                    )
+                    raise _meddled(book)
                 raise error_of(reply, f"restoring {book}")
 
     async def abandon(self, book: str) -> None:
@@ -404,6 +406,10 @@ def _group(reply: Reply, name: str) -> dict[bytes, Reply] | None:
         return None
     groups = (dict(zip(group[::2], group[1::2], strict=True)) for group in reply)
     return next((group for group in groups if group[b"name"] == name.encode()), None)
+
+
+def _meddled(book: str) -> LogError:
+    return LogError(f"somebody else restores {book} at the same time: let one of you do it")
 
 
 def _entries(reply: Reply) -> list[RawEntry]:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from holdfast.actors.ports import LogError
 from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE
 from holdfast.tools import export, restore
 from holdfast.tools.archive import Archive
@@ -259,3 +260,33 @@ async def test_an_export_that_is_interrupted_leaves_no_file(
     assert scope.cancelled_caught
     assert told[0] == 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "sentence"),
+    [
+        (("XADD", "inputs", "*", "type", "tick", "body", "{}"), "there is a book"),
+        (("DEL", "restoring:inputs"), "somebody else restores"),
+        (("XADD", "restoring:inputs", f"{2**60}-0", "a", "b"), "somebody else restores"),
+    ],
+)
+async def test_nobody_else_may_make_the_book_meanwhile(
+    server_url: str,
+    book: str,
+    exported: tuple[Path, list[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: tuple[str, ...],
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(restore, "BATCH", 10)
+    name, stream, *rest = meanwhile
+
+    def meddle(done: int, _total: int) -> None:
+        if done == 10:
+            ask(server_url, name, f"holdfast:{{{book}}}:{stream}", *rest)
+
+    async with open_operator(server_url) as operator:
+        with pytest.raises(LogError, match=sentence):
+            await restore.restore_log(Archive(exported[0]), operator, book, meddle)
+    left = ask(server_url, "KEYS", f"holdfast:{{{book}}}:*")
+    assert left == ([f"holdfast:{{{book}}}:inputs".encode()] if stream == "inputs" else [])
