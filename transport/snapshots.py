@@ -18,6 +18,9 @@ _MAGIC = b"holdfast-snapshot 1\n"
 _LEVEL = 1
 _IN_THREAD_BYTES = 65_536
 
+_EMPTY = b"\xc4\x00"  # how MessagePack has bytes: none of them,
+_LARGE = b"\xc6"  # and more than 65,535, after their number
+
 _Content = tuple[str, int, str, bytes]
 
 
@@ -27,11 +30,22 @@ class DamagedSnapshotError(ValueError):
 
 async def pack_snapshot(snapshot: Snapshot) -> bytes:
     """*snapshot* as bytes."""
-    content: _Content = (snapshot.position, snapshot.version, snapshot.digest, snapshot.state)
-    data = msgspec.msgpack.encode(content)
-    if len(data) < _IN_THREAD_BYTES:
-        return _MAGIC + zlib.compress(data, _LEVEL)
-    return _MAGIC + await anyio.to_thread.run_sync(zlib.compress, data, _LEVEL)
+    if len(snapshot.state) < _IN_THREAD_BYTES:
+        content = (snapshot.position, snapshot.version, snapshot.digest, snapshot.state)
+        return _MAGIC + zlib.compress(msgspec.msgpack.encode(content), _LEVEL)
+    return await anyio.to_thread.run_sync(_pack_large, snapshot)
+
+
+def _pack_large(snapshot: Snapshot) -> bytes:
+    """The same bytes, without a copy of the state: a copy of a large one stops the actor meanwhile."""
+    head = msgspec.msgpack.encode((snapshot.position, snapshot.version, snapshot.digest, b""))
+    size = len(snapshot.state).to_bytes(4, "big")
+    packer = zlib.compressobj(_LEVEL)
+    parts = [
+        *(_MAGIC, packer.compress(head.removesuffix(_EMPTY) + _LARGE + size)),
+        *(packer.compress(snapshot.state), packer.flush()),
+    ]
+    return b"".join(parts)
 
 
 async def unpack_snapshot(data: bytes) -> Snapshot:
