@@ -107,7 +107,7 @@ def replay(
                 with progress_shown("comparing") as show:
                     archives = Archive(Path(source)), Archive(Path(diff))
                     if archives[0].begin == archives[1].begin:
-                        return _tell_difference(compare_archives(*archives, show), as_json)
+                        return _tell_difference(await compare_archives(*archives, show), as_json)
             first = await opener.open(source, snapshot)
             with progress_shown(f"replaying {source}") as show:
                 if diff:

@@ -135,7 +135,7 @@ def _parted(count: int, position: str, what: str, a: _Side, b: _Side) -> Differe
     return Difference(count, position, first, what, a.shown(), b.shown())
 
 
-def compare_archives(left: Archive, right: Archive, tell: Tell) -> Difference:
+async def compare_archives(left: Archive, right: Archive, tell: Tell) -> Difference:
     """Compare two exported logs of the same beginning by their sums, without deciding anything.
 
     Raises:
@@ -150,6 +150,7 @@ def compare_archives(left: Archive, right: Archive, tell: Tell) -> Difference:
             packed += bytes.fromhex(archived.sum)
             if number % TURN_EVERY == 0:
                 tell(number, archive.header.inputs)
+                await trio.lowlevel.checkpoint()
         sums.append(packed)
     looks = 0
 
