@@ -11,6 +11,8 @@ import trio
 from holdfast import bootstrap
 from holdfast.actors.ports import LogUnavailableError
 from holdfast.config.settings import Settings, SettingsError, load
+from holdfast.transport.durability import DurabilityError
+from holdfast.transport.server import ServerConfig, embedded_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +26,32 @@ def settings_of(redis: str | None = None, provider: str | None = None) -> Settin
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", bootstrap.ACTORS)
 async def test_each_actor_runs_on_a_real_server_and_stops_when_told(
-    kind: bootstrap.ActorKind, server_url: str
+    kind: bootstrap.ActorKind, tmp_path: Path
 ) -> None:
+    """On a server of its own: the shared one has books that tests have spoilt."""
     stop, ready = trio.Event(), trio.Event()
-    settings = settings_of(server_url, "http://127.0.0.1:9")
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bootstrap.run_actor, kind, settings, stop, ready.set)
-            await ready.wait()
-            stop.set()
+    async with embedded_server(ServerConfig(tmp_path, durability="relaxed")) as server:
+        settings = settings_of(server.url, "http://127.0.0.1:9")
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bootstrap.run_actor, kind, settings, stop, ready.set)
+                await ready.wait()
+                stop.set()
+
+
+@pytest.mark.slow
+async def test_a_server_that_forgets_sooner_than_the_settings_allow_is_refused(
+    tmp_path: Path,
+) -> None:
+    async with embedded_server(ServerConfig(tmp_path, durability="relaxed")) as server:
+        settings = msgspec.structs.replace(settings_of(server.url), durability="durable")
+        with pytest.raises(DurabilityError, match="'appendfsync always'"):
+            await bootstrap.run_actor("booking", settings, trio.Event())
+        async with bootstrap.open_log(settings):  # who only looks needs no promise
+            pass
+        settings = msgspec.structs.replace(settings, durability="replicated", replicas=2)
+        with pytest.raises(DurabilityError, match="needs 2 replicas and the server has 0"):
+            await bootstrap.run_actor("payment", settings, trio.Event())
 
 
 async def test_an_actor_without_a_server_is_refused() -> None:

@@ -64,6 +64,7 @@ class BookKeys:
         "commit",
         "deadletters",
         "inputs",
+        "losses",
         "notifications",
         "outcomes",
         "payments",
@@ -78,6 +79,7 @@ class BookKeys:
         self.payments = prefix + "payments"
         self.notifications = prefix + "notifications"
         self.deadletters = prefix + "deadletters"
+        self.losses = prefix + "losses"
         self.commit = prefix + "commit"
         self.snapshot_prefix = prefix + "snapshot:"
 

@@ -51,6 +51,7 @@ from holdfast.transport.redis_commits import (
 from holdfast.transport.redis_follow import WAIT_S_MAX, Follower, stream_facts
 from holdfast.transport.server import parse_info
 from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
+from holdfast.transport.tails import TailWatch, read_losses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         Snapshot,
         StreamName,
     )
+    from holdfast.transport.tails import LostTail
 
 _APPEND_MAX = 4096
 """Most appends in one round trip."""
@@ -120,6 +122,7 @@ class RedisLog:
         options = server.options
         self._copies = Copies(options.replicas_min, options.replicas_s)
         self._groups = Groups(server, self._copies)
+        self._tails = TailWatch(server)
         ahead_max_s = options.ahead_max_s
         self._ahead = AheadGuard(server, ahead_max_s) if ahead_max_s < math.inf else None
         self._registered: dict[str, int] = {}
@@ -171,6 +174,7 @@ class RedisLog:
             part = commands[start : start + _APPEND_MAX]
             replies = await self._server.check(part, f"appending to {book}")
             ids += [reply.decode("ascii") for reply in replies]
+        await self._tails.saw(book, ids[-1])
         return ids
 
     async def _register(self, book: str) -> None:
@@ -239,9 +243,12 @@ class RedisLog:
           LogTrimmedError: Entries are gone.
           ForeignDataError: The key has a wrong type, or an entry is too far ahead of the clock.
         """
+        await self._tails.look()
         found = await self._inputs.read(after, count, wait_s)
         if self._ahead is not None:
             found = await self._ahead.check(after, found)
+        for book, entries in found.items():
+            await self._tails.saw(book, entries[-1][0].decode("ascii"))
         return {
             book: [decode_input(id_, fields) for id_, fields in entries]
             for book, entries in found.items()
@@ -322,14 +329,17 @@ class RedisLog:
         reply = (await self._server.call_scripts([ScriptCall(scripts.TAKE_OVER, names, args)]))[0]
         if isinstance(reply, hiredis.ReplyError):
             raise script_error(reply, book, 0, "taking over")
-        return decode_record(reply, book)
+        record = decode_record(reply, book)
+        await self._tails.saw(book, record.position, record.position)
+        return record
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log.commit``."""
         calls = [commit_call(commit) for commit in commits]
 
-        copies = self._copies
-        then = copies.commands()
+        await self._tails.look()
+        waits, asks = self._copies.commands(), self._tails.commands()
+        then = (*waits, *asks)
 
         async def send(wanted: Sequence[int]) -> list[LogError | None]:
             replies = await self._server.call_scripts([calls[i] for i in wanted], then=then)
@@ -337,23 +347,30 @@ class RedisLog:
                 commit_error(commits[index], reply)
                 for index, reply in zip(wanted, replies, strict=False)
             ]
-            if then and None in results:
+            if asks:
+                self._tails.remember(replies[-1])
+            if waits and None in results:
                 self._check_copies(results, replies)
             return results
 
         options = self._server.options
-        return await write_commits(
+        results = await write_commits(
             commits,
             send,
             self.resolve,
             resolve_s=options.resolve_s,
             pause_s=options.backoff_least_s,
         )
+        for commit, result in zip(commits, results, strict=True):
+            if result is None:
+                await self._tails.saw(commit.book, commit.position, commit.position)
+        return results
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
         """See ``Log.resolve``."""
         if not commits:
             return []
+        await self._tails.look()
         records = await self._read_records([commit.book for commit in commits])
         answers = [
             resolve_commit(commit, record) for commit, record in zip(commits, records, strict=True)
@@ -361,7 +378,14 @@ class RedisLog:
         written = [index for index, answer in enumerate(answers) if answer is True]
         if self._copies.wanted and written:
             await self._confirm(commits, written, answers)
+        for commit, answer in zip(commits, answers, strict=True):
+            if answer is True:
+                await self._tails.saw(commit.book, commit.position, commit.position)
         return answers
+
+    async def lost_tails(self, book: str) -> list[LostTail]:
+        """What *book*'s log was seen to have lost, in failovers and restarts, oldest first."""
+        return await read_losses(self._server, book)
 
     def _check_copies(self, results: Sequence[LogError | None], replies: Sequence[Reply]) -> None:
         """Make sure that replicas have what was just written.
@@ -370,7 +394,7 @@ class RedisLog:
           CommitUnknownError: Too few do, or it was written before, on another connection.
         """
         try:
-            self._copies.check(replies[-1])
+            self._copies.check(replies[len(results)])
         except LogUnavailableError as error:
             raise CommitUnknownError(str(error)) from None
         for result, reply in zip(results, replies, strict=False):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import msgspec
 import pytest
 import redis
@@ -24,11 +25,11 @@ from holdfast.bootstrap import SystemClock
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import RedisLog, open_redis_log
+from holdfast.transport.server import EmbeddedServer, ServerConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
-    from holdfast.transport.server import EmbeddedServer
 
 TICK = NewInput("tick", b"{}", by="service:test")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failures.md"
@@ -68,6 +69,21 @@ BAD: dict[str, Mapping[str, str | bytes | int]] = {
     "a report that a customer sends": KEY | BY | {"type": "tick", "body": "{}"},
 }  # fmt: skip
 """What is put into the log, by name."""
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server for this module alone: the books that are spoilt here would trouble others."""
+    server = EmbeddedServer(ServerConfig(tmp_path_factory.mktemp("spoilt"), durability="relaxed"))
+    server.start()
+    anyio.run(server.wait_ready, backend="trio")
+    yield server
+    server.stop_now()
+
+
+@pytest.fixture(scope="module")
+def server_url(real_server: EmbeddedServer) -> str:
+    return real_server.url
 
 
 @pytest.fixture

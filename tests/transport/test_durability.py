@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 import redis
 import trio
+from structlog.testing import capture_logs
 
+from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import (
     ActionEntry,
     Commit,
@@ -20,11 +25,13 @@ from holdfast.actors.ports import (
     OutcomeEntry,
     TailLostError,
 )
+from holdfast.bootstrap import SystemClock
 from holdfast.transport.durability import DurabilityError
-from holdfast.transport.keys import action_stream_id
+from holdfast.transport.keys import action_stream_id, parse_id
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import RedisLog, open_redis_log
 from holdfast.transport.server import EmbeddedServer, ServerConfig, free_port
+from holdfast.transport.tails import History, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -33,9 +40,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 TICK = NewInput("tick", b"{}")
+DISKLESS = {"repl_diskless_sync_delay": "0"}
 DURABLE = ServerOptions(disk="durable")
 RELAXED = ServerOptions(disk="relaxed")
 REPLICATED = ServerOptions(disk="durable", replicas_min=1, replicas_s=10)
+BOOKING = BookingOptions(wait_s=0.2, retry_s=0.01, retry_s_max=0.05, grace_s=1.0)
+QUICK = ServerOptions(resolve_s=0.3, connect_s=2, backoff_most_s=0.05, replicas_s=0.1)
 HASTY = ServerOptions(replicas_min=1, replicas_s=0.1, resolve_s=0.3)
 
 
@@ -69,9 +79,10 @@ async def refusal(server: EmbeddedServer, options: ServerOptions) -> str:
 class Pair:
     """A primary and its replica."""
 
-    def __init__(self, primary: EmbeddedServer, replica: EmbeddedServer) -> None:
+    def __init__(self, primary: EmbeddedServer, replica: EmbeddedServer, replica_port: int) -> None:
         self.primary = primary
         self.replica = replica
+        self.replica_port = replica_port
 
     async def in_step(self) -> None:
         """Wait until the replica is connected and has everything."""
@@ -109,13 +120,12 @@ class Pair:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    port = free_port()
-    more = {"repl_diskless_sync_delay": "0"}
+    port, other = free_port(), free_port()
     async with (
-        running(tmp_path / "a", port, **more) as primary,
-        running(tmp_path / "b", 0, replicaof=f"127.0.0.1 {port}", **more) as replica,
+        running(tmp_path / "a", port, **DISKLESS) as primary,
+        running(tmp_path / "b", other, replicaof=f"127.0.0.1 {port}", **DISKLESS) as replica,
     ):
-        both = Pair(primary, replica)
+        both = Pair(primary, replica, other)
         await both.in_step()
         yield both
 
@@ -132,6 +142,40 @@ def batch(ids: list[str], after: str = "0-0") -> Commit:
     return Commit(
         "demo", 1, "me", after, ids[-1], 1, f"d{ids[-1]}", outcomes, [payment], [], []
     )  # fmt: skip
+
+
+class Switch:
+    """What services connect to: it leads to the primary, whichever server that is."""
+
+    def __init__(self, path: Path, target: EmbeddedServer) -> None:
+        self.url = f"unix://{path}"
+        self.target = target
+        self._path = path
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+            await listener.bind(str(self._path))
+            listener.listen()
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                while True:
+                    accepted, _ = await listener.accept()
+                    nursery.start_soon(self._serve, trio.SocketStream(accepted))
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        async with client:
+            with suppress(OSError):
+                server = await trio.open_unix_socket(str(self.target.socket))
+                async with server, trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pass, server, client)
+                    await self._pass(client, server)
+                    nursery.cancel_scope.cancel()
+
+    async def _pass(self, one: trio.SocketStream, other: trio.SocketStream) -> None:
+        with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in one:
+                await other.send_all(data)
+        await trio.aclose_forcefully(other)
 
 
 # -- at the start ---------------------------------------------------------------------------------
@@ -297,3 +341,117 @@ async def test_the_primary_s_commit_that_the_replica_never_had_is_a_lost_tail(pa
             f"the inputs of demo after {ids[1]} up to {ids[-1]} were decided, and their decisions are "
             "in the log no more: it has lost its tail, so read it anew"
         )
+
+
+# -- what a failover lost --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["durable", "replicated"])
+async def test_a_booking_actor_goes_on_after_a_failover_and_reports_what_was_lost(
+    pair: Pair, tmp_path: Path, level: str
+) -> None:
+    """At ``replicated`` nothing is lost that anybody was told was written."""
+    switch = Switch(tmp_path / "s", pair.primary)
+    options = QUICK if level == "durable" else msgspec.structs.replace(QUICK, replicas_min=1)
+    stop = trio.Event()
+    lives: list[str] = []
+
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        async with open_redis_log(switch.url, rng=random.Random(1), options=options) as log:
+            task_status.started()
+            while not stop.is_set():  # as a supervisor does
+                lives.append(f"owner-{len(lives)}")
+                with suppress(TailLostError):
+                    await run_booking(
+                        log, SystemClock(), owner=lives[-1], options=BOOKING, stop=stop
+                    )
+
+    with capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(switch.run)
+            async with open_redis_log(switch.url, options=QUICK) as log:
+                (first,) = await log.append("demo", [TICK])
+                await nursery.start(serve)
+                await decided(log, first)
+                await decided(log, (await log.facts("demo", "inputs")).last_id)
+                await pair.in_step()
+                kept = (await log.facts("demo", "inputs")).last_id
+                pair.detach_replica()
+                gone = await log.append("demo", [TICK] * 3)
+                await decided(log, gone[0 if level == "replicated" else -1])
+                await pair.fail_over()
+                switch.target = pair.replica
+                with trio.fail_after(20):
+                    (last,) = await again(log)
+                if level == "durable":
+                    await decided(log, last)
+                else:  # it waits for a replica, and there is none before this one
+                    more = {"replicaof": f"127.0.0.1 {pair.replica_port}", **DISKLESS}
+                    async with running(tmp_path / "c", 0, **more):
+                        await decided(log, last)
+                stop.set()
+                losses = await log.lost_tails("demo")
+                await assert_consistent(log)
+            nursery.cancel_scope.cancel()
+    assert len(lives) == 2
+    (loss,) = losses
+    assert (loss.cause, loss.inputs_kept, loss.inputs_lost_to) == ("failover", kept, gone[-1])
+    told = kept if level == "replicated" else gone[-1]  # of what it was told that it is written
+    assert (loss.decided_kept, loss.decided_lost_to) == (kept, told)
+    assert "tail_lost" in [line["event"] for line in lines]
+
+
+async def again(log: RedisLog) -> list[str]:
+    """Append a tick, however often it takes."""
+    while True:
+        try:
+            return await log.append("demo", [TICK])
+        except LogUnavailableError:
+            await trio.sleep(0.02)
+
+
+async def decided(log: RedisLog, id_: str) -> None:
+    """Wait until an input is decided, and for the commit to be known to its actor."""
+    with trio.fail_after(20):
+        while parse_id((await log.read_record("demo")).position) < parse_id(id_):  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        await trio.sleep(0.05)
+
+
+async def assert_consistent(log: RedisLog) -> None:
+    """A replay of what is left gives the outcomes that are left, and the record's digest."""
+    record = await log.read_record("demo")
+    inputs = (await log.read_inputs({"demo": "0-0"}, 1000, 0))["demo"]
+    runner = BookRunner("demo")
+    kept = [entry for entry in inputs if parse_id(entry.id) <= parse_id(record.position)]
+    assert (
+        runner.decide(kept).outcomes == (await log.read_outcomes({"demo": "0-0"}, 999, 0))["demo"]
+    )
+    assert runner.digest == record.digest
+
+
+async def test_a_restart_that_lost_nothing_is_no_loss(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path) as server,
+        open_redis_log(server.url, rng=random.Random(1), options=DURABLE) as log,
+    ):
+        ids = await led(log, 3)
+        assert await log.commit([batch(ids)]) == [None]
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        with trio.fail_after(10):
+            while server.running:  # noqa: ASYNC110 - a process sets no event
+                await trio.sleep(0.001)
+        server.start()
+        await server.wait_ready()
+        assert await log.read_inputs({"demo": ids[-1]}, 10, 0) == {}
+        assert await log.lost_tails("demo") == []
+
+
+def test_the_cause_is_told_by_the_replication_ids() -> None:
+    before = History("a", 1000)
+    assert cause_of(before, History("a", 1200)) == ("cut", 0)
+    assert cause_of(before, History("a", 900)) == ("cut", 100)
+    assert cause_of(before, History("b", 1200, "a", 951)) == ("failover", 50)
+    assert cause_of(before, History("b", 1200, "a", 1001)) == ("failover", 0)
+    assert cause_of(before, History("b", 1200, "c", 951)) == ("other history", -1)

@@ -202,7 +202,7 @@ def documented(said: list[str], server: EmbeddedServer) -> set[str]:
 
 DOINGS = (
     "appending to demo: ", "committing to demo: ", "registering demo: ", "reading inputs: ",
-    "reading outcomes: ", "reading payments: ", "claiming payments: ", "reading the books: ",
+    "reading outcomes: ", "reading payments: ", "claiming payments: ", "reading the books: ", "looking at demo: ",
     "reading the commit record of demo: ", "finishing payments of demo: ", "keeping payments of demo: ",
     "reading the facts of a stream: ", "making the group payments: ",
     "entering 127.0.0.1:6379: ",

@@ -1,0 +1,242 @@
+"""Notice what a failover or a restart took out of the log, and report its range.
+
+A log that goes back says nothing of it: the keys of a book go back together, and what is left is a
+consistent prefix. Only who remembers more can tell. So a process remembers, of each book that it
+works on, the last input it saw and the last position whose commit it was told of, and of the server
+the replication id and offset. Whenever a connection was lost it looks before it goes on: where the
+log ends before what is remembered, the range between is lost.
+
+The ids tell what was lost; the replication id tells why. A promoted replica has its old primary's id
+as ``master_replid2``, good up to ``second_repl_offset``: beyond that offset the old history is
+forgotten. A server that was restarted, or begun from a backup, has an id that nobody knows.
+
+The report is a line in the log, and an entry of the book's stream ``losses``, for the tools.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+import hiredis
+import msgspec
+import structlog
+
+from holdfast.actors.ports import GENESIS, ForeignDataError, LogError
+from holdfast.transport.connection import error_of
+from holdfast.transport.keys import book_keys, parse_id
+from holdfast.transport.server import parse_info
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from holdfast.transport.connection import Command, Reply
+    from holdfast.transport.pool import Server
+
+_log: Any = structlog.get_logger("log")
+
+REMEMBER_S = 1.0
+"""How often the server's replication offset is remembered, while there are commits."""
+
+LOSSES_MAX = 1_000
+"""Reports that a book keeps."""
+
+
+class History(msgspec.Struct, frozen=True):
+    """Where a server is in the history of its data.
+
+    Attributes:
+      id: ``master_replid``: the history it goes on with.
+      offset: How far, in bytes.
+      before_id: ``master_replid2``: the history it came from, if it was promoted.
+      before_end: ``second_repl_offset``: the first byte of that history that it does not have; -1
+        where there is none.
+    """
+
+    id: str = ""
+    offset: int = 0
+    before_id: str = ""
+    before_end: int = -1
+
+
+class LostTail(msgspec.Struct, frozen=True):
+    """What a book's log has forgotten.
+
+    Attributes:
+      book: Whose.
+      inputs_kept: The last of the inputs known to us that is still there; those after it, up to
+        ``inputs_lost_to``, are lost. What came in since the loss does not count.
+      inputs_lost_to: The last one known to have been there; the same where none is lost.
+      decided_kept: The last of the outcomes known to us that is still there.
+      decided_lost_to: The last one whose commit was told to be written.
+      cause: ``failover``: a replica was promoted that had less. ``cut``: the same history is shorter.
+        ``other history``: the server was restarted, or begun from other data.
+      bytes: How much of the old history's stream is forgotten at least; -1 where that is not known.
+    """
+
+    book: str
+    inputs_kept: str
+    inputs_lost_to: str
+    decided_kept: str
+    decided_lost_to: str
+    cause: Literal["failover", "cut", "other history"]
+    bytes: int
+
+
+def history_of(info: Mapping[str, str]) -> History:
+    """The server's history from its INFO."""
+    return History(
+        id=info.get("master_replid", ""),
+        offset=int(info.get("master_repl_offset", "0")),
+        before_id=info.get("master_replid2", ""),
+        before_end=int(info.get("second_repl_offset", "-1")),
+    )
+
+
+def cause_of(
+    before: History, now: History
+) -> tuple[Literal["failover", "cut", "other history"], int]:
+    """Why something seen in the history *before* may be missing in *now*, and how many bytes are."""
+    if now.id == before.id:
+        return "cut", max(0, before.offset - now.offset)
+    if now.before_id == before.id and now.before_end >= 0:
+        return "failover", max(0, before.offset - (now.before_end - 1))
+    return "other history", -1
+
+
+class _Seen(msgspec.Struct):
+    """The last input and the last decided position that this process knows of a book."""
+
+    inputs: str = GENESIS
+    decided: str = GENESIS
+
+
+class TailWatch:
+    """What one process remembers of the books on *server*."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._seen: dict[str, _Seen] = {}
+        self._history: History | None = None
+        self._losses = server.losses
+        self._remember_at = -math.inf
+        self._looking = anyio.Lock()
+
+    async def saw(self, book: str, inputs: str = GENESIS, decided: str = GENESIS) -> None:
+        """Remember that the log had an input, or a decided position, of *book*.
+
+        What was seen on a new connection may be of a new history, so what was remembered of the old
+        one is compared first; where that cannot be done now, the next time will do.
+        """
+        if self._server.losses != self._losses:
+            try:
+                await self.look()
+            except LogError:
+                return
+        seen = self._seen.setdefault(book, _Seen())
+        seen.inputs = _later(seen.inputs, inputs)
+        seen.decided = _later(seen.decided, decided)
+
+    def commands(self) -> tuple[Command, ...]:
+        """What to send behind a commit, so that the server's offset is known; nothing mostly."""
+        return (("INFO", "replication"),) if anyio.current_time() >= self._remember_at else ()
+
+    def remember(self, reply: Reply) -> None:
+        """Take the reply to that."""
+        self._remember_at = anyio.current_time() + REMEMBER_S
+        if not isinstance(reply, hiredis.ReplyError):
+            self._history = history_of(parse_info(reply))
+
+    async def look(self) -> list[LostTail]:
+        """What was lost since the last look; nothing is asked where no connection was lost since.
+
+        Raises:
+          LogError: The server does not answer as it should; look again.
+        """
+        losses = self._server.losses
+        if losses == self._losses:
+            return []
+        if not self._seen:
+            self._losses = losses
+            return []
+        async with self._looking:  # who reads and who commits come back at the same time
+            if losses <= self._losses:
+                return []
+            before = self._history
+            (reply,) = await self._server.run([("INFO", "replication")], again=True)
+            self.remember(reply)
+            found: list[LostTail] = []
+            for book, seen in list(self._seen.items()):
+                lost = await self._compare(book, seen, before or History())
+                if lost is not None:
+                    await self._report(lost, keep=seen.decided != GENESIS)
+                    found.append(lost)
+            self._losses = losses
+        return found
+
+    async def _compare(self, book: str, seen: _Seen, before: History) -> LostTail | None:
+        """What of *seen* the log of *book* has no more; then only what it has counts as seen."""
+        keys = book_keys(book)
+        # The last entry that is not after the one we saw is that very one, or it is lost.
+        asked = ((keys.inputs, seen.inputs), (keys.outcomes, seen.decided))
+        replies = await self._server.run(
+            [("XREVRANGE", key, id_, "-", "COUNT", 1) for key, id_ in asked], again=True
+        )
+        inputs, decided = (_last_of(reply, book) for reply in replies)
+        lost_to = (seen.inputs, seen.decided)
+        if (inputs, decided) == lost_to:
+            return None
+        seen.inputs, seen.decided = inputs, decided
+        cause, size = cause_of(before, self._history or History())
+        return LostTail(book, inputs, lost_to[0], decided, lost_to[1], cause, size)
+
+    async def _report(self, lost: LostTail, *, keep: bool) -> None:
+        """Say it; *keep* it with the book too, where we decide for it and do not just look on."""
+        told = msgspec.structs.asdict(lost)
+        _log.error("tail_lost", **told)
+        if not keep:
+            return
+        fields = [str(part) for pair in told.items() for part in pair]
+        key = book_keys(lost.book).losses
+        await self._server.run([("XADD", key, "MAXLEN", LOSSES_MAX, "*", *fields)])
+
+
+async def read_losses(server: Server, book: str) -> list[LostTail]:
+    """The reports of what *book* has lost, oldest first.
+
+    Raises:
+      ForeignDataError: Somebody else wrote one.
+    """
+    (entries,) = await server.check(
+        [("XRANGE", book_keys(book).losses, "-", "+")], f"reading the losses of {book}", again=True
+    )
+    found: list[LostTail] = []
+    for _, fields in entries:
+        texts = [field.decode("utf-8", "replace") for field in fields]
+        values = dict(zip(texts[::2], texts[1::2], strict=True))
+        try:
+            found.append(msgspec.convert(values, LostTail, strict=False))
+        except msgspec.ValidationError:
+            raise ForeignDataError(
+                f"the losses of {book} have an entry that we did not write: find out who did"
+            ) from None
+    return found
+
+
+def _last_of(reply: Reply, book: str) -> str:
+    """The id of the one entry in a reply, ``0-0`` where there is none.
+
+    Raises:
+      LogError: The server sent an error.
+    """
+    if isinstance(reply, hiredis.ReplyError):
+        error = error_of(reply, f"looking at {book}")
+        if isinstance(error, ForeignDataError):
+            return GENESIS  # Whoever reads or commits says what is wrong.
+        raise error
+    return str(reply[0][0], "ascii") if reply else GENESIS
+
+
+def _later(one: str, other: str) -> str:
+    return one if parse_id(one) >= parse_id(other) else other
