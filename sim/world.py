@@ -1,7 +1,7 @@
 """One world: the production actors in one trio run, through faults, healing and rest.
 
-A seed decides everything. Booking actors and executors are the production functions, each in a process
-of its own with its own connection; only the ports behind their gates are simulated. A run has four
+A seed decides everything. Booking actors and executors are the production's, run by its ``bootstrap``, each
+in a process of its own with its own connection; only the ports are simulated. A run has four
 parts: processes start and a crowd begins to ask while faults happen; the faults stop, and in half of
 the worlds nothing that lives is restarted, since a restart would hide lost work; the world must come
 to rest within a bounded time; everything is stopped cleanly and the whole history is checked.
@@ -20,12 +20,11 @@ import msgspec
 import structlog
 import trio
 
-from holdfast.actors.booking.actor import DivergedError, run_booking
+from holdfast.actors.booking.actor import DivergedError
 from holdfast.actors.booking.invariants import InvariantError
 from holdfast.actors.booking.runner import BookBugError
-from holdfast.actors.notification.actor import run_notification
-from holdfast.actors.payment.actor import run_payment
 from holdfast.actors.ports import LogError, LogTrimmedError, SupersededError
+from holdfast.bootstrap import BookingPorts, NotificationPorts, PaymentPorts, run_with
 from holdfast.sim.checks import Checks
 from holdfast.sim.clock import START_MS, DeadlockError, WorldClock
 from holdfast.sim.crowd import Crowd
@@ -56,7 +55,8 @@ from holdfast.sim.violations import Violation, ViolationError
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, MutableMapping, Sequence
 
-    from holdfast.actors.ports import ActionStream, Clock, InputEntry
+    from holdfast.actors.ports import ActionStream, Clock, InputEntry, Log
+    from holdfast.bootstrap import Ports
     from holdfast.sim.history import Written
     from holdfast.sim.options import Options, Schedule
     from holdfast.sim.scheduler import Strategy
@@ -425,43 +425,29 @@ class World:
         return any(self.log.book(book).record.owner == slot.owner for book in self.books)
 
     async def _run(self, slot: Slot, gate: Gate, stop: trio.Event) -> None:
-        """The production function of the process."""
-        options = self.options
+        """The production actor of the process."""
         connection = self.server.connect(gate.name)
         gate.on_crash = connection.kill
         log = GatedLog(connection, gate, self._held_bound(slot.kind, gate))
+        await run_with(self._ports(slot, gate, log), stop)
+
+    def _ports(self, slot: Slot, gate: Gate, log: Log) -> Ports:
+        options = self.options
         rng = self.draws.generator("process", gate.name)
         match slot.kind:
             case "booking":
                 slot.owner = f"{rng.getrandbits(128):032x}"
                 self.owners[slot.owner] = gate.name
                 assert gate.clock is not None
-                await run_booking(
-                    log, gate.clock, owner=slot.owner, options=options.booking, stop=stop
-                )
+                return BookingPorts(log, gate.clock, slot.owner, options.booking)
             case "payment":
                 calls_max = options.payment.concurrency_max
-                provider = GatedProvider(
-                    self.provider, gate, self._bound(gate, "calls the provider", calls_max)
-                )
-                await run_payment(
-                    log,
-                    provider,
-                    consumer=gate.name,
-                    options=options.payment,
-                    stop=stop,
-                    rng=rng,
-                )
+                bound = self._bound(gate, "calls the provider", calls_max)
+                provider = GatedProvider(self.provider, gate, bound)
+                return PaymentPorts(log, provider, gate.name, options.payment, rng)
             case "notification":
                 mailer = GatedMailer(self.mailer, gate)
-                await run_notification(
-                    log,
-                    mailer,
-                    consumer=gate.name,
-                    options=options.notification,
-                    stop=stop,
-                    rng=rng,
-                )
+                return NotificationPorts(log, mailer, gate.name, options.notification, rng)
 
     def _held_bound(self, kind: Kind, gate: Gate) -> Bound | None:
         """Of the actions that a process may hold: a read and a claim each fill the room they saw."""

@@ -1,7 +1,8 @@
 """The composition root: the one place that chooses implementations.
 
 Actors know ports (:mod:`holdfast.actors.ports`); here settings become the log on a real server, a
-payment provider over HTTP, messages as files and the system's clock, and an actor is run with them.
+payment provider over HTTP, messages as files and the system's clock, and an actor is run with them. The
+simulator runs the same actors through :func:`run_with`, with ports of its own.
 Everything is imported where it is chosen, so that a process loads no more than it runs.
 """
 
@@ -14,17 +15,22 @@ import secrets
 import socket
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
 from holdfast.config.settings import SettingsError
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     import trio
 
-    from holdfast.actors.ports import Log, Mailer, Provider
+    from holdfast.actors.booking.actor import BookingOptions
+    from holdfast.actors.notification.actor import NotificationOptions
+    from holdfast.actors.payment.actor import PaymentOptions
+    from holdfast.actors.ports import Clock, Log, Mailer, Provider
     from holdfast.config.settings import Settings
     from holdfast.transport.durability import Disk
     from holdfast.transport.operator import Operator
@@ -57,9 +63,7 @@ class SystemClock:
 
 
 @asynccontextmanager
-async def open_log(
-    settings: Settings, kind: ActorKind | None = None
-) -> AsyncGenerator[Log, None]:
+async def open_log(settings: Settings, kind: ActorKind | None = None) -> AsyncGenerator[Log, None]:
     """The log on the server that *settings* name.
 
     Args:
@@ -142,6 +146,66 @@ def open_mailer(settings: Settings) -> Mailer:
     return FileMailer(settings.data / OUTBOX_FOLDER)
 
 
+@dataclass(frozen=True)
+class BookingPorts:
+    """What a booking actor gets; ``owner`` is new in every life."""
+
+    log: Log
+    clock: Clock
+    owner: str
+    options: BookingOptions
+
+
+@dataclass(frozen=True)
+class PaymentPorts:
+    """What a payment actor gets; without ``rng`` its jitter is the system's."""
+
+    log: Log
+    provider: Provider
+    consumer: str
+    options: PaymentOptions
+    rng: random.Random | None = None
+
+
+@dataclass(frozen=True)
+class NotificationPorts:
+    """What a notification actor gets; without ``rng`` its jitter is the system's."""
+
+    log: Log
+    mailer: Mailer
+    consumer: str
+    options: NotificationOptions
+    rng: random.Random | None = None
+
+
+Ports = BookingPorts | PaymentPorts | NotificationPorts
+
+
+async def run_with(ports: Ports, stop: trio.Event) -> None:
+    """Run the actor that *ports* are for until *stop* is set, in the service and in simulation alike.
+
+    Raises:
+      LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
+    """
+    match ports:
+        case BookingPorts(log, clock, owner, options):
+            from holdfast.actors.booking.actor import run_booking
+
+            await run_booking(log, clock, owner=owner, options=options, stop=stop)
+        case PaymentPorts(log, provider, consumer, options, rng):
+            from holdfast.actors.payment.actor import run_payment
+
+            await run_payment(log, provider, consumer=consumer, options=options, stop=stop, rng=rng)
+        case NotificationPorts(log, mailer, consumer, options, rng):
+            from holdfast.actors.notification.actor import run_notification
+
+            await run_notification(
+                log, mailer, consumer=consumer, options=options, stop=stop, rng=rng
+            )
+        case _:
+            assert_never(ports)
+
+
 async def run_actor(
     kind: ActorKind,
     settings: Settings,
@@ -165,11 +229,13 @@ async def run_actor(
             ready()
         match kind:
             case "booking":
-                await _run_booking(log, settings, stop)
+                calm_garbage_collection()
+                await run_with(_booking_ports(settings, log), stop)
             case "payment":
-                await _run_payment(log, settings, stop)
+                async with open_provider(settings) as provider:
+                    await run_with(_payment_ports(settings, log, provider), stop)
             case "notification":
-                await _run_notification(log, settings, stop)
+                await run_with(_notification_ports(settings, log), stop)
             case _:
                 assert_never(kind)
 
@@ -181,10 +247,9 @@ def calm_garbage_collection() -> None:
     gc.set_threshold(100_000, 50, 100)
 
 
-async def _run_booking(log: Log, settings: Settings, stop: trio.Event) -> None:
-    from holdfast.actors.booking.actor import BookingOptions, run_booking
+def _booking_ports(settings: Settings, log: Log) -> BookingPorts:
+    from holdfast.actors.booking.actor import BookingOptions
 
-    calm_garbage_collection()
     own = settings.booking
     options = BookingOptions(
         batch_max=own.batch_max,
@@ -192,11 +257,11 @@ async def _run_booking(log: Log, settings: Settings, stop: trio.Event) -> None:
         snapshot_s=own.snapshot_s,
         grace_s=own.grace_s,
     )
-    await run_booking(log, SystemClock(), owner=secrets.token_hex(16), options=options, stop=stop)
+    return BookingPorts(log, SystemClock(), secrets.token_hex(16), options)
 
 
-async def _run_payment(log: Log, settings: Settings, stop: trio.Event) -> None:
-    from holdfast.actors.payment.actor import PaymentOptions, run_payment
+def _payment_ports(settings: Settings, log: Log, provider: Provider) -> PaymentPorts:
+    from holdfast.actors.payment.actor import PaymentOptions
 
     own = settings.payment
     options = PaymentOptions(
@@ -208,12 +273,11 @@ async def _run_payment(log: Log, settings: Settings, stop: trio.Event) -> None:
         claim_idle_s=own.claim_idle_s,
         keep_claim_s=own.claim_idle_s / KEEP_CLAIM_SHARE,
     )
-    async with open_provider(settings) as provider:
-        await run_payment(log, provider, consumer=_consumer(), options=options, stop=stop)
+    return PaymentPorts(log, provider, _consumer(), options)
 
 
-async def _run_notification(log: Log, settings: Settings, stop: trio.Event) -> None:
-    from holdfast.actors.notification.actor import NotificationOptions, run_notification
+def _notification_ports(settings: Settings, log: Log) -> NotificationPorts:
+    from holdfast.actors.notification.actor import NotificationOptions
 
     own = settings.notification
     options = NotificationOptions(
@@ -224,9 +288,7 @@ async def _run_notification(log: Log, settings: Settings, stop: trio.Event) -> N
         claim_idle_s=own.claim_idle_s,
         keep_claim_s=own.claim_idle_s / KEEP_CLAIM_SHARE,
     )
-    await run_notification(
-        log, open_mailer(settings), consumer=_consumer(), options=options, stop=stop
-    )
+    return NotificationPorts(log, open_mailer(settings), _consumer(), options)
 
 
 def _consumer() -> str:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from holdfast.sim import world as sim_world
+from holdfast.actors.notification import actor as notification_actor
 from holdfast.sim.cases import run_case, unused
 from holdfast.sim.sweep import BASES, places_of, record, sweep
 from holdfast.transport.memory_log import MemoryLog
@@ -151,6 +151,6 @@ def test_a_world_that_fails_by_itself_is_not_swept(monkeypatch: pytest.MonkeyPat
     async def idle(*_: object, stop: trio.Event, **__: object) -> None:
         await stop.wait()
 
-    monkeypatch.setattr(sim_world, "run_notification", idle)
+    monkeypatch.setattr(notification_actor, "run_notification", idle)
     with pytest.raises(ValueError, match="fails without the sweep"):
         record(SHORT)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from holdfast.actors.booking import actor as booking_actor
+from holdfast import bootstrap
 from holdfast.actors.notification import actor as notification_actor
-from holdfast.actors.payment import actor as payment_actor
 from holdfast.sim import trace as sim_trace
 from holdfast.sim import world as sim_world
 from holdfast.sim.marks import MARKS
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 SEEDS = 100
-PRODUCT = ("holdfast.machine", "holdfast.actors", "holdfast.transport")
+PRODUCT = ("holdfast.machine", "holdfast.actors", "holdfast.transport", "holdfast.bootstrap")
 
 
 @pytest.mark.slow
@@ -120,10 +119,7 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
 
 def test_what_runs_in_the_simulation_is_the_product_unpatched() -> None:
     """Every function that is loaded is, byte for byte, what its module's file says."""
-    used = vars(sim_world)
-    assert used["run_booking"] is booking_actor.run_booking
-    assert used["run_payment"] is payment_actor.run_payment
-    assert used["run_notification"] is notification_actor.run_notification
+    assert vars(sim_world)["run_with"] is bootstrap.run_with
     run_world(1)
     looked_at = 0
     for name, module in sorted(sys.modules.items()):
@@ -177,14 +173,16 @@ def test_a_run_that_looks_at_the_clock_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 def violation_with(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Awaitable[None]]) -> str:
     """The check that fails where *run* stands in for the notification executor."""
-    monkeypatch.setattr(sim_world, "run_notification", run)
+    monkeypatch.setattr(notification_actor, "run_notification", run)
     violation = run_world(2, "mixed", ())[0].violation
     return violation.check if violation else ""
 
 
 def test_l5_a_process_that_does_not_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = notification_actor.run_notification
+
     async def stuck(*args: Any, **options: Any) -> None:  # noqa: ANN401
-        await notification_actor.run_notification(*args, **options)
+        await run(*args, **options)
         await trio.sleep_forever()
 
     assert violation_with(monkeypatch, stuck) == "L5 clean stop"
