@@ -52,7 +52,7 @@ def test_an_imported_log_has_the_same_entries_outcomes_and_digest(
     header = told(invoke("export", book, file, *where))
     assert header["inputs"] == 1 + 300 + 2 + 1 + 7  # the practice first, and a takeover
     assert header["decided"] == record.position
-    done = told(invoke("import", file, "--book", copy, *where))
+    done = told(invoke("import", file, "--book", copy, "--yes", *where))
     assert (done["digest"], done["undecided"]) == (record.digest, 7)
     assert entries_of(server_url, copy) == entries_of(server_url, book)
     assert any(fields == BAD for _, fields in entries_of(server_url, copy))
@@ -72,7 +72,7 @@ def test_a_range_begins_with_the_book_as_it_was_there(
     file, where = tmp_path / "range.jsonl.gz", ("--redis", server_url, "--json")
     header = told(invoke("export", book, file, "--after", ids[9], "--to", ids[29], *where))
     assert (header["inputs"], header["before"], header["first"]) == (20, 10, ids[10])
-    done = told(invoke("import", file, "--book", copy, *where))
+    done = told(invoke("import", file, "--book", copy, "--yes", *where))
     assert (done["position"], done["undecided"]) == (ids[29], 0)
     whole = told(invoke("replay", book, "--to", ids[29], *where))
     assert done["digest"] == whole["replay"]["digest"]
@@ -93,7 +93,7 @@ def test_the_booking_actor_goes_on_where_the_exported_book_stopped(
     file, where = tmp_path / "log.jsonl.gz", ("--redis", server_url, "--json")
     begin = () if not after else ("--after", record.position)
     told(invoke("export", book, file, *begin, *where))
-    told(invoke("import", file, "--book", copy, *where))
+    told(invoke("import", file, "--book", copy, "--yes", *where))
 
     async def go_on() -> None:
         async with open_redis_log(server_url) as log:
@@ -219,6 +219,20 @@ def test_a_log_takes_no_mapping_and_a_csv_needs_one(
         assert sentence in refused.stderr
 
 
+async def agree(_under_way: int, _undecided: int) -> bool:
+    return True
+
+
+def test_what_a_service_would_go_on_with_is_asked_about(
+    invoke: Invoke, server_url: str, book: str, exported: tuple[Path, list[bytes]]
+) -> None:
+    asked = invoke("import", exported[0], "--book", book, "--redis", server_url)
+    assert asked.exit_code == EXIT_USAGE
+    assert f"payments of {book} are under way and 0 inputs are not decided" in asked.stderr
+    assert "say --yes to do it" in asked.stderr
+    assert ask(server_url, "KEYS", f"holdfast:{{{book}}}:*") == []
+
+
 async def test_an_import_that_is_interrupted_leaves_nothing(
     server_url: str,
     book: str,
@@ -236,7 +250,7 @@ async def test_an_import_that_is_interrupted_leaves_nothing(
 
     async with open_operator(server_url) as operator:
         with scope:
-            await restore.restore_log(Archive(exported[0]), operator, book, interrupt)
+            await restore.restore_log(Archive(exported[0]), operator, book, interrupt, agree)
     assert scope.cancelled_caught
     assert ask(server_url, "KEYS", f"holdfast:{{{book}}}:*") == []
 
@@ -287,6 +301,6 @@ async def test_nobody_else_may_make_the_book_meanwhile(
 
     async with open_operator(server_url) as operator:
         with pytest.raises(LogError, match=sentence):
-            await restore.restore_log(Archive(exported[0]), operator, book, meddle)
+            await restore.restore_log(Archive(exported[0]), operator, book, meddle, agree)
     left = ask(server_url, "KEYS", f"holdfast:{{{book}}}:*")
     assert left == ([f"holdfast:{{{book}}}:inputs".encode()] if stream == "inputs" else [])

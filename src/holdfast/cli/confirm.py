@@ -28,7 +28,7 @@ async def confirmed(doing: str, yes: bool) -> bool:
         raise CliError(f"{doing}: say --yes to do it")
     import trio
 
-    print(f"{doing}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{doing}. Go on? [y/N]", file=sys.stderr, flush=True)
     # In a thread, so that Ctrl-C ends the question.
     answer = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
     if answer.strip().lower() in ("y", "yes"):

@@ -22,6 +22,7 @@ from holdfast.cli.common import (
     run,
     settings_of,
 )
+from holdfast.cli.confirm import confirmed
 
 if TYPE_CHECKING:
     from holdfast.config.settings import Settings
@@ -95,7 +96,7 @@ def export(
     run(main)
 
 
-def import_log(settings: Settings, file: Path, book: str, as_json: bool) -> None:
+def import_log(settings: Settings, file: Path, book: str, yes: bool, as_json: bool) -> None:
     """Make a book of an exported log, and say what was made."""
 
     async def main() -> int:
@@ -113,8 +114,16 @@ def import_log(settings: Settings, file: Path, book: str, as_json: bool) -> None
             log_to_look_at(settings, new=True) as (found, _),
             open_operator(found) as operator,
         ):
+
+            async def agree(under_way: int, undecided: int) -> bool:
+                return await confirmed(
+                    f"{under_way} payments of {name} are under way and {undecided} inputs are not "
+                    "decided, so a service that has the book will go on with them at its provider",
+                    yes,
+                )
+
             with progress_shown(f"importing {name}") as show:
-                result = await restore_log(archive, operator, name, show)
+                result = await restore_log(archive, operator, name, show, agree)
         if as_json:
             print_json(result)
         else:

@@ -90,6 +90,9 @@ def import_file(
         int,
         typer.Option(metavar="N", help="A rehearsal: kill the booking actor N times.", min=0),
     ] = 0,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Import a log although payments of it are under way.")
+    ] = False,
     data: DataOption = None,
     redis: RedisOption = None,
     config: ConfigOption = None,
@@ -98,7 +101,8 @@ def import_file(
     """Make commands of a CSV's rows, each exactly once; or a new book of an exported log.
 
     A CSV may be imported twice and be interrupted: a row that is in the log is not appended again.
-    A log becomes a book that is not there yet, all of it or nothing, with the ids that it had.
+    A log becomes a book that is not there yet, all of it or nothing, with the ids that it had. Where
+    payments are under way, whoever serves it goes on with them, so it asks first.
 
     Examples:
 
@@ -121,7 +125,7 @@ def import_file(
                 raise CliError(f"{file} is an exported log: give --book and where to, nothing else")
             from holdfast.cli.export import import_log
 
-            return import_log(settings_of(data, redis, config), file, book, as_json)
+            return import_log(settings_of(data, redis, config), file, book, yes, as_json)
         if mapping is None or book:
             raise CliError(f"{file} is no exported log: a CSV needs --mapping, and no --book")
         if kill_booking and not up:

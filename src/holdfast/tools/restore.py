@@ -9,11 +9,12 @@ its takeover, as after a crash.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 import trio
 
+from holdfast.actors.booking import views
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import GENESIS, CommitRecord
@@ -23,12 +24,14 @@ from holdfast.transport.keys import parse_id
 from holdfast.transport.operator import Restored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from holdfast.actors.ports import InputEntry, OutcomeEntry
     from holdfast.tools.archive import Archive, Archived
     from holdfast.tools.sources import Tell
     from holdfast.transport.operator import Operator
+
+Agree: TypeAlias = "Callable[[int, int], Awaitable[bool]]"
 
 BATCH: Final = 1_000
 CLEAN_S: Final = 5.0
@@ -52,11 +55,21 @@ class RestoreResult(msgspec.Struct, frozen=True):
     undecided: int
 
 
-async def restore_log(archive: Archive, operator: Operator, book: str, tell: Tell) -> RestoreResult:
+async def restore_log(
+    archive: Archive, operator: Operator, book: str, tell: Tell, agree: Agree
+) -> RestoreResult:
     """Create *book* from *archive*. Nothing is there before all of it is.
 
+    Args:
+      archive: The log.
+      operator: Where to.
+      book: Its name there.
+      tell: Called now and then with inputs written and inputs expected.
+      agree: Asked with the payments under way and the inputs that are not decided, if there are any:
+        a booking actor will go on with them.
+
     Raises:
-      ToolError: The file was altered, or was decided otherwise than here.
+      ToolError: The file was altered, was decided otherwise than here, or nobody agrees.
       LogError: There is such a book already.
     """
     header = archive.header
@@ -67,7 +80,7 @@ async def restore_log(archive: Archive, operator: Operator, book: str, tell: Tel
         )
     await operator.prepare(book)
     try:
-        return await _Restorer(archive, operator, book).run(tell)
+        return await _Restorer(archive, operator, book).run(tell, agree)
     except BaseException:
         with trio.move_on_after(CLEAN_S, shield=True):
             await operator.abandon(book)
@@ -84,7 +97,7 @@ class _Restorer:
         self._decided = parse_id(archive.header.decided)
         self._outcomes = 0
 
-    async def run(self, tell: Tell) -> RestoreResult:
+    async def run(self, tell: Tell, agree: Agree) -> RestoreResult:
         header, begin = self._archive.header, self._archive.begin
         if begin is not None:  # as it would be if the inputs before it had been trimmed
             await self._operator.write(
@@ -101,6 +114,10 @@ class _Restorer:
         count += await self._write(batch)
         tell(count, header.inputs)
         runner = self._runner
+        under_way = sum(not payment.at_rest for payment in views.payments(runner.state))
+        undecided = count - self._outcomes
+        if (under_way or undecided) and not await agree(under_way, undecided):
+            raise ToolError("nothing was imported")
         nothing = runner.position == GENESIS
         record = CommitRecord(
             runner.position,
@@ -116,7 +133,7 @@ class _Restorer:
         restored = Restored(prepared, self._outcomes, header.last, added, record, older, snapshot)
         await self._operator.finish(self._book, restored)
         return RestoreResult(
-            self._book, count, runner.position, runner.digest, header.last, count - self._outcomes
+            self._book, count, runner.position, runner.digest, header.last, undecided
         )
 
     async def _write(self, batch: Sequence[Archived]) -> int:
