@@ -228,7 +228,7 @@ def test_what_a_service_would_go_on_with_is_asked_about(
 ) -> None:
     asked = invoke("import", exported[0], "--book", book, "--redis", server_url)
     assert asked.exit_code == EXIT_USAGE
-    assert f"payments of {book} are under way and 0 inputs are not decided" in asked.stderr
+    assert f"payments of {book} are under way or on hold and 0 inputs" in asked.stderr
     assert "say --yes to do it" in asked.stderr
     assert ask(server_url, "KEYS", f"holdfast:{{{book}}}:*") == []
 

@@ -117,8 +117,8 @@ def import_log(settings: Settings, file: Path, book: str, yes: bool, as_json: bo
 
             async def agree(under_way: int, undecided: int) -> bool:
                 return await confirmed(
-                    f"{under_way} payments of {name} are under way and {undecided} inputs are not "
-                    "decided, so a service that has the book will go on with them at its provider",
+                    f"{under_way} payments of {name} are under way or on hold and {undecided} inputs "
+                    "are not decided, so a service that has the book will go on with them at its provider",
                     yes,
                 )
 

@@ -91,7 +91,8 @@ def import_file(
         typer.Option(metavar="N", help="A rehearsal: kill the booking actor N times.", min=0),
     ] = 0,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Import a log although payments of it are under way.")
+        bool,
+        typer.Option("--yes", help="Import a log although somebody may go on with its payments."),
     ] = False,
     data: DataOption = None,
     redis: RedisOption = None,
@@ -102,7 +103,7 @@ def import_file(
 
     A CSV may be imported twice and be interrupted: a row that is in the log is not appended again.
     A log becomes a book that is not there yet, all of it or nothing, with the ids that it had. Where
-    payments are under way, whoever serves it goes on with them, so it asks first.
+    payments are under way or on hold, whoever serves it goes on with them, so it asks first.
 
     Examples:
 
@@ -110,7 +111,7 @@ def import_file(
 
       holdfast import appointments.csv.gz --mapping mapping.toml --redis redis://10.0.0.5:6379
 
-      holdfast import demo.jsonl.gz --book rehearsal
+      holdfast import demo.jsonl.gz --book rehearsal --yes
     """
     from holdfast.cli.mapping import Mapper, load_mapping
     from holdfast.cli.rows import sorted_rows

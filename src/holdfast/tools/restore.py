@@ -65,8 +65,8 @@ async def restore_log(
       operator: Where to.
       book: Its name there.
       tell: Called now and then with inputs written and inputs expected.
-      agree: Asked with the payments under way and the inputs that are not decided, if there are any:
-        a booking actor will go on with them.
+      agree: Asked with the payments that are under way or on hold and the inputs that are not decided,
+        if there are any: a booking actor will go on with them.
 
     Raises:
       ToolError: The file was altered, was decided otherwise than here, or nobody agrees.
@@ -114,7 +114,10 @@ class _Restorer:
         count += await self._write(batch)
         tell(count, header.inputs)
         runner = self._runner
-        under_way = sum(not payment.at_rest for payment in views.payments(runner.state))
+        under_way = sum(
+            not payment.at_rest or payment.observed == "authorized"
+            for payment in views.payments(runner.state)
+        )
         undecided = count - self._outcomes
         if (under_way or undecided) and not await agree(under_way, undecided):
             raise ToolError("nothing was imported")
