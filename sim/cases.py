@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
+from holdfast.sim.run import run_world
 from holdfast.sim.violations import CHECKS
-from holdfast.sim.world import run_world
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from holdfast.sim.world import Result, World
+    from holdfast.sim.run import Result
+    from holdfast.sim.world import World
 
 Value = Annotated[int, msgspec.Meta(ge=0)]
 

@@ -549,7 +549,7 @@ class FaultyLog:
         entry = decode_input(format_id(*pair).encode(), list(fields))
         stream.add(pair, entry)
         server.counts.fire("foreign", f"{book} {entry.id}", mattered=True)
-        if server.on_foreign is not None:
+        if server.on_foreign is not None and self._log is server.log:
             server.on_foreign(book, entry)
         self._log.ring(book, "inputs")
 

@@ -22,8 +22,8 @@ import msgspec
 from holdfast.sim.draws import Draws
 from holdfast.sim.marks import MARKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS, Options, draw_options
+from holdfast.sim.run import Result, run_world
 from holdfast.sim.violations import CHECKS, Violation
-from holdfast.sim.world import Result, run_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

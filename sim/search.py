@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from holdfast.sim.draws import Draw
-    from holdfast.sim.world import Result, World
+    from holdfast.sim.run import Result
+    from holdfast.sim.world import World
 
     Run = Callable[[Case], tuple[Result, World]]
     Progress = Callable[[int, Size], object]

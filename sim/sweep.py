@@ -26,7 +26,7 @@ from holdfast.sim.violations import Violation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from holdfast.sim.world import Result
+    from holdfast.sim.run import Result
 
 Where = Literal["before", "after", "step"]
 Fate = Literal["crash", "stop", "pause"]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from holdfast.sim.run import run_world
 from holdfast.sim.runner import Job, run_job
-from holdfast.sim.world import run_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence

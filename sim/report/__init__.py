@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from holdfast.sim.cases import Case
     from holdfast.sim.report.story import Story
-    from holdfast.sim.world import Result, World
+    from holdfast.sim.run import Result
+    from holdfast.sim.world import World
 
 CASE_FILE: Final = "FILE"
 

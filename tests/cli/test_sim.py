@@ -15,16 +15,16 @@ from holdfast.cli.app import app
 from holdfast.sim import runner
 from holdfast.sim.cases import Case, read_case, write_case
 from holdfast.sim.options import FAULTS, SCENARIOS
+from holdfast.sim.run import run_world
 from holdfast.sim.runner import Job, command_of
 from holdfast.sim.twice import Difference
 from holdfast.sim.violations import CHECKS
-from holdfast.sim.world import run_world
 from holdfast.transport import memory_log
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from holdfast.sim.world import Result
+    from holdfast.sim.run import Result
 
 
 def test_list_tells_what_there_is() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.sim import trace
-from holdfast.sim.world import run_world
+from holdfast.sim.run import run_world
 
 from .bugs import Bug, commits, decisions, executors, restores, tools  # noqa: TID251 - our own package sim
 

@@ -17,7 +17,7 @@ from holdfast.sim.cases import (
     unused,
     write_case,
 )
-from holdfast.sim.world import run_world
+from holdfast.sim.run import run_world
 
 KEPT = sorted((Path(__file__).parent / "cases").glob("*.json"))
 

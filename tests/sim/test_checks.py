@@ -13,14 +13,15 @@ from holdfast.actors.ports import Commit, DeadLetter, Message
 from holdfast.sim.crowd import Acknowledged
 from holdfast.sim.mailer import Arrival
 from holdfast.sim.provider import ProviderCall
+from holdfast.sim.run import run_world
 from holdfast.sim.violations import CHECKS, ViolationError
-from holdfast.sim.world import World, run_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.actors.booking.book import Book, Booking
     from holdfast.sim.history import Written
+    from holdfast.sim.world import World
 
 BOOK = "book1"
 

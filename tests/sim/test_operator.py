@@ -29,7 +29,7 @@ from holdfast.sim.crowd import Crowd
 from holdfast.sim.marks import Marks
 from holdfast.sim.operator import changed
 from holdfast.sim.operator_faults import OPERATOR_MARKS
-from holdfast.sim.world import listening, run_world
+from holdfast.sim.run import listening, run_world
 from holdfast.transport.memory_log import MemoryLog, MemoryStream
 
 if TYPE_CHECKING:

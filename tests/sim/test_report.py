@@ -21,8 +21,8 @@ from holdfast.actors.booking import payments
 from holdfast.actors.ports import InputEntry
 from holdfast.sim.cases import Case
 from holdfast.sim.report import page_of, story, write_report
+from holdfast.sim.run import run_world
 from holdfast.sim.violations import CHECKS, Violation
-from holdfast.sim.world import run_world
 from holdfast.transport import memory_log
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from holdfast.actors.booking.book import Call, Payment
     from holdfast.actors.ports import CommitRecord
-    from holdfast.sim.world import Result, World
+    from holdfast.sim.run import Result
+    from holdfast.sim.world import World
 
 OUTSIDE = ("src", "href", "srcset", "action", "data", "poster", "background", "xlink:href")
 LOADING = ("link", "img", "iframe", "object", "embed", "base", "form", "audio", "video", "image")
@@ -359,7 +360,7 @@ import sys
 from pathlib import Path
 from holdfast.sim.cases import Case
 from holdfast.sim.report import write_report
-from holdfast.sim.world import run_world
+from holdfast.sim.run import run_world
 from holdfast.transport import memory_log
 memory_log._fenced = lambda record, epoch, owner: False
 seed = int(sys.argv[1])

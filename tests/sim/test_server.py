@@ -497,6 +497,23 @@ def test_what_is_no_input_comes_to_lie_among_the_inputs() -> None:
     assert server.counts.mattered == {"foreign": 20}
 
 
+def test_what_a_stranger_writes_to_an_old_primary_is_not_told_as_an_input() -> None:
+    """It once came to stand for another entry that the new primary gave the same id."""
+    failover = Failover(START_MS + 10_000, 0, 0, 20_000)
+    told: list[str] = []
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        server.draws = Draws(1, changes={f"server.left_behind('process', {failover.at_ms})": 1})
+        await server.log.append(BOOK, [new(0)])
+        await trio.sleep(11)
+        await log.append(BOOK, [new(1)])
+
+    faults = ServerFaults(failovers=(failover,), left_behind=1e-9, foreign=ALWAYS)
+    server = simulate(faults, story, on_foreign=lambda _, entry: told.append(entry.id))
+    assert server.counts.fired["foreign"] == 1
+    assert told == []
+
+
 # -- groups ----------------------------------------------------------------------------------------
 
 

@@ -24,8 +24,9 @@ from holdfast.transport import memory_log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from holdfast.sim.run import Result
     from holdfast.sim.search import Run
-    from holdfast.sim.world import Result, World
+    from holdfast.sim.world import World
 
 CUSTOMERS, CALLS, STEPS = 16, 24, 60
 

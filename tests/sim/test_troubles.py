@@ -8,7 +8,7 @@ import pytest
 
 from holdfast.sim.draws import Draws
 from holdfast.sim.options import draw_options
-from holdfast.sim.world import run_world
+from holdfast.sim.run import run_world
 
 if TYPE_CHECKING:
     from holdfast.sim.world import World

@@ -20,8 +20,9 @@ from holdfast.sim import trace as sim_trace
 from holdfast.sim import world as sim_world
 from holdfast.sim.marks import MARKS
 from holdfast.sim.options import FAULT_GROUPS, SCENARIOS
+from holdfast.sim.run import run_world
 from holdfast.sim.runner import jobs_of, run_jobs
-from holdfast.sim.world import World, run_world
+from holdfast.sim.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -73,7 +74,7 @@ def test_a_recorded_schedule_replays_the_run() -> None:
 
 
 _PRINT = """
-from holdfast.sim.world import run_world
+from holdfast.sim.run import run_world
 from holdfast.sim.options import SCENARIOS
 for seed, name in enumerate(SCENARIOS):
     print(seed, name, run_world(seed, name)[0].digest)

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from holdfast.sim.run import Result
     from holdfast.sim.runner import Job
     from holdfast.sim.violations import Violation
-    from holdfast.sim.world import Result, World
+    from holdfast.sim.world import World
 
 
 class Failure(msgspec.Struct, frozen=True):
