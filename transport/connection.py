@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import select
+import ssl
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyio.abc import SocketStream, UNIXSocketStream
+    from anyio.streams.tls import TLSStream
 
 Command: TypeAlias = "tuple[str | bytes | int, ...]"
 Reply: TypeAlias = Any
@@ -50,7 +53,14 @@ class ConnectionLostError(LogUnavailableError):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a server is and as whom to enter."""
+    """Where a server is and as whom to enter.
+
+    Attributes:
+      tls: Whether to speak TLS, and to accept only who can show that it is *host*.
+      ca: A file of the authorities that are believed; "" for the system's.
+      certificate: A file with a certificate of our own, where the server asks for one.
+      key: A file with its key; "" where that is in the same file.
+    """
 
     host: str = ""
     port: int = 6379
@@ -58,6 +68,10 @@ class Address(msgspec.Struct, frozen=True):
     user: str = ""
     password: str = ""
     database: int = 0
+    tls: bool = False
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
 
     def __str__(self) -> str:
         """The address without user or password."""
@@ -67,8 +81,14 @@ class Address(msgspec.Struct, frozen=True):
         return f"Address({str(self)!r}, database={self.database})"
 
 
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
 def parse_url(url: str) -> Address:
     """The address in ``redis://[user[:password]@]host[:port][/db]`` or ``unix:///path[?db=n]``.
+
+    ``rediss://`` speaks TLS. It takes the files of :class:`Address` as ``ssl_ca_certs``,
+    ``ssl_certfile`` and ``ssl_keyfile`` behind a question mark, as redis-py names them.
 
     Raises:
       ValueError: It is neither.
@@ -77,19 +97,25 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port or 6379
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        if parts.scheme == "unix" and parts.path:
-            database = int(parse_qs(parts.query).get("db", ["0"])[0])
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        if parts.scheme == "unix" and parts.path and query.keys() <= {"db"}:
+            database = int(query.get("db", "0"))
             return Address(
                 path=unquote(parts.path), user=user, password=password, database=database
             )
-        if parts.scheme == "redis" and parts.hostname:
-            database = int(parts.path.strip("/") or "0")
+        if parts.scheme == "redis" and parts.hostname and query.keys() <= {"db"}:
+            database = int(parts.path.strip("/") or query.get("db", "0"))
             return Address(parts.hostname, port, "", user, password, database)
+        if parts.scheme == "rediss" and parts.hostname and query.keys() <= {"db", *_TLS_FILES}:
+            database = int(parts.path.strip("/") or query.get("db", "0"))
+            files = (query.get(name, "") for name in _TLS_FILES)
+            return Address(parts.hostname, port, "", user, password, database, True, *files)
     except ValueError:
         pass  # The cause may quote the URL, and with it a password.
     raise ValueError(
         "the server's address is not understood: "
-        "write redis://[user:password@]host:port/db or unix:///path"
+        "write redis://[user:password@]host:port/db, or rediss:// for TLS (with ssl_ca_certs=FILE "
+        "behind a question mark), or unix:///path"
     )
 
 
@@ -137,7 +163,9 @@ def error_of(reply: hiredis.ReplyError, doing: str) -> LogError:
 class Connection:
     """An open connection. Make one with :func:`connect`."""
 
-    def __init__(self, stream: SocketStream | UNIXSocketStream, address: Address) -> None:
+    def __init__(
+        self, stream: SocketStream | UNIXSocketStream | TLSStream, address: Address
+    ) -> None:
         self._stream = stream
         self._address = address
         self._reader = hiredis.Reader()
@@ -208,7 +236,9 @@ class Connection:
     async def aclose(self) -> None:
         """Close at once, without a farewell. Works in a cancelled scope too."""
         self.closed = True
-        await anyio.aclose_forcefully(self._stream)
+        # It never waits, and without the shield whoever closes several would stop after the first.
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(self._stream)
 
 
 async def connect(address: Address, *, timeout_s: float) -> Connection:
@@ -225,8 +255,7 @@ async def connect(address: Address, *, timeout_s: float) -> Connection:
             if address.path:
                 connection = Connection(await anyio.connect_unix(address.path), address)
             else:
-                stream = await anyio.connect_tcp(address.host, address.port)
-                connection = Connection(stream, address)
+                connection = Connection(await _connect_tcp(address), address)
         await _enter(connection, address, timeout_s)
         done = True
         return connection
@@ -234,6 +263,8 @@ async def connect(address: Address, *, timeout_s: float) -> Connection:
         raise ConnectionLostError(
             f"{address} does not answer: start the server", sent=False
         ) from None
+    except ssl.SSLError as error:
+        raise LogUnavailableError(f"no TLS with {address}: {_tls_reason(error, address)}") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConnectionLostError(
@@ -245,6 +276,55 @@ async def connect(address: Address, *, timeout_s: float) -> Connection:
     finally:
         if connection is not None and not done:
             await connection.aclose()
+
+
+async def _connect_tcp(address: Address) -> SocketStream | TLSStream:
+    if not address.tls:
+        return await anyio.connect_tcp(address.host, address.port)
+    context = tls_context(address.ca, address.certificate, address.key)
+    return await anyio.connect_tcp(
+        address.host,
+        address.port,
+        tls_hostname=address.host,
+        ssl_context=context,
+        tls_standard_compatible=False,  # a server that ends without a farewell has just ended
+    )
+
+
+@lru_cache(maxsize=16)
+def tls_context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
+    """What is believed and shown in TLS; arguments as in :class:`Address`.
+
+    Raises:
+      LogError: One of the files cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+    except (OSError, ssl.SSLError) as error:
+        why = error.strerror or type(error).__name__
+        raise LogError(
+            f"the file of authorities {ca} cannot be used ({why}): name one with ssl_ca_certs"
+        ) from None
+    if certificate:
+        try:
+            context.load_cert_chain(certificate, key or None, password="")
+        except (OSError, ssl.SSLError) as error:
+            why = error.strerror or type(error).__name__
+            raise LogError(
+                f"our certificate {certificate} cannot be used ({why}): name it with ssl_certfile, "
+                "and its key, without a password, with ssl_keyfile"
+            ) from None
+    return context
+
+
+def _tls_reason(error: ssl.SSLError, address: Address) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        believed = address.ca or "the system's authorities"
+        return (
+            f"its certificate is not accepted ({error.verify_message}): name its authority with "
+            f"ssl_ca_certs in the URL, instead of {believed}, or the host as the certificate does"
+        )
+    return f"{error.reason or type(error).__name__}: see whether it speaks TLS on this port"
 
 
 async def _enter(connection: Connection, address: Address, timeout_s: float) -> None:

@@ -183,6 +183,8 @@ class TailWatch:
         replies = await self._server.run(
             [("XREVRANGE", key, id_, "-", "COUNT", 1) for key, id_ in asked], again=True
         )
+        if any(isinstance(r, hiredis.ReplyError) and str(r).startswith("NOPERM") for r in replies):
+            return None  # A producer's role may not look.
         inputs, decided = (_last_of(reply, book) for reply in replies)
         lost_to = (seen.inputs, seen.decided)
         if (inputs, decided) == lost_to:

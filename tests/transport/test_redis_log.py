@@ -25,6 +25,7 @@ from holdfast.actors.ports import (
     Snapshot,
 )
 from holdfast.transport import scripts
+from holdfast.transport.connection import Connection
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import open_redis_log
@@ -218,6 +219,27 @@ async def test_waiting_reads_do_not_delay_a_commit(redis_log: RedisLog, book: st
         with trio.fail_after(5):
             assert await redis_log.commit([batch(book, ids, "0-0")]) == [None]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_log_closes_every_connection(redis_log: RedisLog, book: str) -> None:
+    ids = await led(redis_log, book, 1)
+    async with trio.open_nursery() as nursery:  # several at a time, so that several are idle then
+        for _ in range(3):
+            nursery.start_soon(redis_log.read_record, book)
+            nursery.start_soon(redis_log.read_inputs, {book: ids[-1]}, 10, 0.02)
+    with pytest.MonkeyPatch.context() as patch:
+        closed: list[Connection] = []
+        aclose = Connection.aclose
+
+        async def note(self: Connection) -> None:
+            await aclose(self)
+            closed.append(self)
+
+        patch.setattr(Connection, "aclose", note)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await redis_log.aclose()
+    assert len(closed) >= 4
 
 
 async def test_a_failed_connection_waits_before_the_next(tmp_path: Path) -> None:
