@@ -600,6 +600,10 @@ class NoSnapshots:
         await self._log.save_snapshot(book, snapshot, epoch, owner)
 
 
+def no_snapshots(log: MemoryLog) -> Log:
+    return cast("Log", NoSnapshots(log))
+
+
 async def test_a_snapshot_that_is_refused_ends_the_service_of_its_book_alone(
     autojump_clock: MockClock,
 ) -> None:
@@ -612,7 +616,7 @@ async def test_a_snapshot_that_is_refused_ends_the_service_of_its_book_alone(
         await memory.append(book, [new(PRACTICE, "p")])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            partial(run_booking, NoSnapshots(memory), clock, owner="a", options=options, stop=stop)
+            partial(run_booking, no_snapshots(memory), clock, owner="a", options=options, stop=stop)
         )
         (mine,) = await memory.append("other", [new(m.RequestAuto("checkup", days=[1]), "r")])
         await wait_decided(memory, "other", mine)
@@ -628,7 +632,9 @@ async def test_whose_last_book_is_given_up_for_its_snapshot_says_why(
     await memory.append(BOOK, [new(PRACTICE, "p")])
     options = BookingOptions(snapshot_inputs=1)
     with pytest.raises(LogError, match="newer than the commit record"):
-        await run_booking(NoSnapshots(memory), clock, owner="a", options=options, stop=trio.Event())
+        await run_booking(
+            no_snapshots(memory), clock, owner="a", options=options, stop=trio.Event()
+        )
 
 
 async def test_a_book_that_comes_just_as_the_last_one_is_given_up_is_not_left_in_silence(
@@ -638,7 +644,7 @@ async def test_a_book_that_comes_just_as_the_last_one_is_given_up_is_not_left_in
     clock = VirtualClock()
     memory = MemoryLog(clock)
     options = BookingOptions(snapshot_inputs=1)
-    serving = partial(run_booking, NoSnapshots(memory), clock, owner="a", options=options)
+    serving = partial(run_booking, no_snapshots(memory), clock, owner="a", options=options)
     ended: list[str] = []
 
     async def serve() -> None:

@@ -58,7 +58,11 @@ def test_worlds_are_compared_in_processes_that_differ(monkeypatch: pytest.Monkey
     assert done.exit_code == 0, done.output
     assert "all traces are equal" in done.stdout
     found = [Difference(Job(7, "mixed"), 12, "1 a b", "1 a c")]
-    monkeypatch.setattr(sim_twice, "differences", lambda *_, **__: found)
+
+    def differences(*_: object, **__: object) -> list[Difference]:
+        return found
+
+    monkeypatch.setattr(sim_twice, "differences", differences)
     done = CliRunner().invoke(app, ["sim", "twice", "mixed", "--seeds", "7"])
     assert done.exit_code == 1
     assert "1 a c" in done.stdout

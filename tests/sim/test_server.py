@@ -502,6 +502,9 @@ def test_what_a_stranger_writes_to_an_old_primary_is_not_told_as_an_input() -> N
     failover = Failover(START_MS + 10_000, 0, 0, 20_000)
     told: list[str] = []
 
+    def tell(_book: str, entry: InputEntry) -> None:
+        told.append(entry.id)
+
     async def story(server: SimServer, log: FaultyLog) -> None:
         server.draws = Draws(1, changes={f"server.left_behind('process', {failover.at_ms})": 1})
         await server.log.append(BOOK, [new(0)])
@@ -509,7 +512,7 @@ def test_what_a_stranger_writes_to_an_old_primary_is_not_told_as_an_input() -> N
         await log.append(BOOK, [new(1)])
 
     faults = ServerFaults(failovers=(failover,), left_behind=1e-9, foreign=ALWAYS)
-    server = simulate(faults, story, on_foreign=lambda _, entry: told.append(entry.id))
+    server = simulate(faults, story, on_foreign=tell)
     assert server.counts.fired["foreign"] == 1
     assert told == []
 
