@@ -145,7 +145,7 @@ def observe(
       action_id: The action that this is the result of.
       result: What the provider said.
       now: The input's time.
-      settle_ms: So long after a call "never heard of it" is not believed yet.
+      settle_ms: So long after a call what the provider says may still be older than the call.
       emit: Where a status check goes.
       events: What happened is appended here.
 
@@ -160,10 +160,10 @@ def observe(
     del book.in_flight[action_id]
     book.touch(booking)
     status = result.status
+    asked_ms = int(action_id.partition("-")[0])  # an answer may be long on its way
     if payment.call != "check_status" and status in ("none", payment.observed):
         status = "pending"  # the call had no effect, so far: it is not repeated without a pause
     if status == "none":
-        asked_ms = int(action_id.partition("-")[0])  # an answer may be long on its way
         return _never_heard(book, booking, now, asked_ms, settle_ms, events)
     if status == "failed" and payment.call == "preauthorize":
         status = "declined"  # refused for good: nothing was put on hold
@@ -174,6 +174,11 @@ def observe(
             payment.since_ms = now
         if payment.observed == "requested":
             payment.observed = "unknown"
+        check_later(book, booking, now, events)
+        return False
+    young = asked_ms < payment.since_ms + settle_ms
+    if status == "authorized" and payment.observed in ("voided", "refunded", "expired") and young:
+        # What is released is not on hold again: this may be what the provider knew before.
         check_later(book, booking, now, events)
         return False
     if status == payment.observed:

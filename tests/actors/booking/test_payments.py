@@ -292,6 +292,39 @@ def test_a_late_answer_to_a_call_takes_belief_from_a_check_under_way(status: Res
     assert kinds(desk.settle(booking, "none")) == ["check_scheduled"]
 
 
+def test_an_old_status_does_not_bring_back_money_that_was_released() -> None:
+    """Found by the simulator (seed 8115, auto-selection).
+
+    An old call that was answered again had the provider asked; it told a status from before the
+    release, and a booking was confirmed for which nobody paid.
+    """
+    desk = Desk(dentist(check_settle_s=60))
+    booking = desk.hold()
+    first = desk.actions[0].id
+    desk.settle(booking, "authorized")
+    desk.cancel(booking)
+    desk.settle(booking, "voided")
+    desk.answer(first, "authorized")
+    assert kinds(desk.settle(booking, "authorized")) == ["check_scheduled"]
+    assert booking.payment.observed == "voided"
+    desk.tick()
+    desk.settle(booking, "voided")
+    assert payments.is_settled(booking.payment)
+
+
+def test_what_the_provider_says_long_after_a_release_is_believed() -> None:
+    """Money that is on hold after all must not be forgotten."""
+    desk = Desk(dentist(check_settle_s=60))
+    booking = desk.confirmed()
+    first = desk.actions[0].id
+    desk.cancel(booking)
+    desk.settle(booking, "voided")
+    desk.tick(desk.now + 60 * SECOND)
+    desk.answer(first, "authorized")
+    desk.settle(booking, "authorized")
+    assert booking.payment.call == "void"
+
+
 @pytest.mark.parametrize("status", ["pending", "unknown"])
 def test_an_old_call_that_was_carried_out_once_more_is_asked_about(status: ResultStatus) -> None:
     """It was handed out again long after the book had learnt that it never happened."""
