@@ -221,6 +221,11 @@ class EmbeddedServer:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs and before it was started."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         """Start the process. It is ready when :meth:`wait_ready` says so.
 

@@ -43,7 +43,8 @@ STOP_S_MAX: Final = 15.0
 BACKOFF_S: Final = 0.05
 BACKOFF_S_MAX: Final = 5.0
 STEADY_S: Final = 1.0
-"""A part that ran so long after it was ready starts again without a pause."""
+"""A part that ran so long after it was ready starts again without a pause, and so does one that was
+ready and got SIGKILL: that comes from outside, and does not tell that the part cannot live."""
 
 LOCK_TRIES_MAX: Final = 10
 LOCK_PAUSE_S: Final = 0.02
@@ -136,6 +137,7 @@ class Supervisor:
         self._on_event = on_event or _ignore
         self._children: dict[str, Child] = {}
         self._server: EmbeddedServer | None = None
+        self._server_ready = trio.Event()
         self._restarts: dict[str, int] = {}
         self._lock: IO[bytes] | None = None
         self._started_ms = time.time_ns() // 1_000_000
@@ -161,6 +163,11 @@ class Supervisor:
 
     def kill(self, part: Part) -> bool:
         """Kill a part with SIGKILL; False if it is not running at the moment."""
+        if part == "server":
+            pid = None if self._server is None else self._server.pid
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+            return pid is not None
         child = self._children.get(part)
         if child is None or child.code is not None:
             return False
@@ -257,30 +264,38 @@ class Supervisor:
             await server.wait_ready()
         except ServerError as error:
             raise ServiceError(str(error)) from None
+        self._server_ready.set()
         self.settings = msgspec.structs.replace(self.settings, redis_url=server.url)
 
     async def _keep_server(self) -> None:
-        from holdfast.transport.server import ServerError
-
         server = self._server
         assert server is not None
         failures = 0
         while True:
             ready_at = trio.current_time()
             await _wait_server(server)
+            self._server_ready = trio.Event()
             self._on_event("server", "ended")
-            failures = 0 if trio.current_time() - ready_at >= STEADY_S else failures + 1
-            if failures >= FAILURES_MAX:
-                raise ServiceError(f"the server dies again and again; see {self.data}/server.log")
+            failures = _failures(failures, server.code, trio.current_time() - ready_at)
+            failures = await self._start_server_again(server, failures)
+            self._server_ready.set()
+            self._count_restart("server", server.pid or 0)
+
+    async def _start_server_again(self, server: EmbeddedServer, failures: int) -> int:
+        from holdfast.transport.server import ServerError
+
+        while failures < FAILURES_MAX:
             if failures:
                 await trio.sleep(_backoff_s(failures))
             try:
                 server.start()
                 await server.wait_ready()
             except ServerError as error:
+                failures += 1
                 self._on_event("server", f"could not be started: {error}")
-                continue
-            self._count_restart("server", server.pid or 0)
+            else:
+                return failures
+        raise ServiceError(f"the server dies again and again; see {self.data}/server.log")
 
     async def _stop_server(self) -> None:
         if self._server is not None:
@@ -323,7 +338,7 @@ class Supervisor:
                     "stop one of them"
                 )
             self._on_event(part, f"ended ({_ending(code)})")
-            failures = 0 if trio.current_time() - ready_at >= STEADY_S else failures + 1
+            failures = _failures(failures, code, trio.current_time() - ready_at)
             child, failures = await self._start_again(part, failures)
             self._count_restart(part, child.pid)
 
@@ -331,6 +346,8 @@ class Supervisor:
         while True:
             if failures:
                 await trio.sleep(_backoff_s(failures))
+            if part != "provider" and self._server is not None:
+                await self._server_ready.wait()  # without it an actor could only fail
             self._children[part].close()
             try:
                 return await self._start_child(part), failures
@@ -390,6 +407,13 @@ class Supervisor:
 
 def _ignore(_part: str, _what: str) -> None:
     """Nobody wants to know."""
+
+
+def _failures(before: int, code: int | None, lived_s: float) -> int:
+    """Starts in a row that did not last, after one more life from ready to its end."""
+    if lived_s >= STEADY_S:
+        return 0
+    return before if code == -signal.SIGKILL else before + 1
 
 
 def _backoff_s(failures: int) -> float:

@@ -1,0 +1,93 @@
+"""The supervisor: what dies comes back at once, and nothing is started in vain."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from holdfast.cli.supervisor import FAILURES_MAX, Supervisor
+from holdfast.config.settings import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from holdfast.cli.supervisor import Part
+
+pytestmark = pytest.mark.slow
+
+WAIT_S_MAX = 20.0
+
+
+class Events:
+    """What a supervisor tells, one thing after another."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self._send, self._receive = trio.open_memory_channel[tuple[str, str]](1_000)
+
+    def __call__(self, part: str, what: str) -> None:
+        self.told.append((part, what))
+        self._send.send_nowait((part, what))
+
+    async def wait(self, part: Part, begins: str) -> None:
+        """Wait until it tells of *part* something that *begins* so."""
+        with trio.fail_after(WAIT_S_MAX):
+            async for told, what in self._receive:
+                if told == part and what.startswith(begins):
+                    return
+
+    def close(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+@pytest.mark.parametrize("part", ["server", "provider"])
+async def test_a_part_that_is_killed_comes_back_at_once_however_often(
+    tmp_path: Path, part: Part
+) -> None:
+    """A SIGKILL comes from outside: it does not tell that the part cannot live."""
+    events = Events()
+    service = Supervisor(
+        load(None, {}, {"data": tmp_path}), parts=[part], to_files=True, on_event=events
+    )
+    async with service.running():
+        for _ in range(FAILURES_MAX + 2):
+            killed = service.pids[part]
+            assert service.kill(part)
+            await events.wait(part, "ended")
+            await trio.testing.wait_all_tasks_blocked()
+            assert service.pids[part] != killed  # there was no pause
+            await events.wait(part, "started again")
+        assert service.restarts == {part: FAILURES_MAX + 2}
+    events.close()
+
+
+async def test_an_actor_is_not_started_while_our_server_is_away(tmp_path: Path) -> None:
+    """It could only fail, and a server that loads for long would have it given up."""
+    events = Events()
+    service = Supervisor(
+        load(None, {}, {"data": tmp_path}),
+        parts=["server", "notification"],
+        to_files=True,
+        on_event=events,
+    )
+    async with service.running():
+        before = service.pids
+        assert service.kill("server")
+        await events.wait("server", "ended")
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(service.pids["server"], signal.SIGSTOP)  # so it does not get ready
+        assert service.kill("notification")
+        await events.wait("notification", "ended")
+        await trio.testing.wait_all_tasks_blocked()
+        assert service.pids["notification"] == before["notification"]
+        os.kill(service.pids["server"], signal.SIGCONT)
+        await events.wait("server", "started again")
+        await events.wait("notification", "started again")
+        assert not any("could not" in what for _, what in events.told)
+    events.close()
