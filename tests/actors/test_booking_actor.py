@@ -29,9 +29,10 @@ from holdfast.actors.ports import (
     LogUnavailableError,
     NewInput,
     SupersededError,
+    TailLostError,
 )
 from holdfast.machine import Emit, Normal
-from holdfast.transport.memory_log import MemoryLog
+from holdfast.transport.memory_log import MemoryLog, MemoryStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -565,6 +566,35 @@ async def test_inputs_that_are_gone_end_the_service_of_their_book_alone(
         stop.set()
     assert log.book(BOOK).record == before
     await assert_sound(log, "other")
+
+
+@pytest.mark.parametrize("forgotten", ["inputs", "decisions", "takeover"])
+async def test_an_actor_whose_log_forgot_what_it_knew_ends_with_all_its_books(
+    autojump_clock: MockClock, forgotten: str
+) -> None:
+    """A failover befalls every book of the server: whoever runs the actor begins anew."""
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+
+    async def fail_over() -> None:
+        for book in (BOOK, "other"):
+            (mine,) = await log.append(book, [new(PRACTICE, "p")])
+            await wait_decided(log, book, mine)
+        held = log.book(BOOK)
+        match forgotten:
+            case "inputs":
+                held.inputs = MemoryStream()
+            case "decisions":
+                held.record = msgspec.structs.replace(held.record, position=GENESIS)
+            case _:
+                held.record = msgspec.structs.replace(held.record, epoch=0, owner="")
+        if forgotten != "inputs":
+            await log.append(BOOK, [new(m.RequestAuto("checkup", days=[1]), "r")])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail_over)
+        with pytest.raises(TailLostError, match="lost its tail"):
+            await booking_actor(log, clock, trio.Event())
 
 
 async def test_inputs_of_a_wrong_type_end_the_service_of_their_book_alone(
