@@ -301,6 +301,8 @@ class Executor:
 
     def _leave_out(self, book: str, error: ForeignDataError) -> None:
         """Serve *book* no more: a person must look, and the other books must not wait for that."""
+        if book in self._left_out:
+            return  # the reader was first
         self._left_out[book] = None
         self._books = [other for other in self._books if other != book]
         self._events.error("book_left_out", book=book, why=str(error))

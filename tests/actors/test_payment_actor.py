@@ -501,3 +501,26 @@ async def test_a_book_with_a_key_of_a_wrong_type_does_not_keep_others_from_their
     assert (await log.facts("other", "payments")).pending == 0
     if spoilt == "inputs":
         assert (await log.facts("demo", "payments")).pending == 1
+
+
+async def test_a_long_call_of_a_book_that_is_spoilt_meanwhile_stays_pending(
+    autojump_clock: MockClock, log: FlakyLog
+) -> None:
+    """Signs of life and claims find the key spoilt first; the others' calls go on."""
+    provider = FakeProvider()
+    stop = trio.Event()
+    await emit(log, "demo", hold(1))
+    await emit(log, "other", hold(1))
+
+    async def spoil() -> None:
+        log.book("demo").payments.foreign = True
+        await trio.sleep(60)
+
+    provider.before = spoil
+    with capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start(log, provider, "one", OPTIONS, stop))
+            await results(log, "other", 1)
+            stop.set()
+    assert [line["book"] for line in lines if line["event"] == "book_left_out"] == ["demo"]
+    assert (await log.facts("other", "payments")).pending == 0
