@@ -336,6 +336,9 @@ class EmbeddedServer:
         )
 
     async def _ready(self, progress: Callable[[float], None] | None) -> bool:
+        pid = self.pid
+        if pid is None:
+            return False
         try:
             connection = await connect(parse_url(self.url), timeout_s=5)
         except LogUnavailableError:
@@ -347,7 +350,7 @@ class EmbeddedServer:
         finally:
             await connection.aclose()
         info = parse_info(facts)
-        if info.get("process_id") != str(self.pid):
+        if info.get("process_id") != str(pid):
             raise ServerError(f"another server answers at {self._socket}: stop it")
         if info.get("loading") == "1":
             if progress is not None:

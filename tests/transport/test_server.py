@@ -26,6 +26,7 @@ from holdfast.transport.server import (
     embedded_server,
     find_server,
     free_port,
+    parse_info,
     running_url,
 )
 
@@ -220,6 +221,24 @@ async def test_damaged_data_is_reported(own_server: EmbeddedServer) -> None:
     own_server.start()
     with pytest.raises(ServerError, match=r"the server ended at once: .*server\.log"):
         await own_server.wait_ready()
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_killed_as_it_answers_is_not_taken_for_another_one(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_and_parse(reply: object) -> dict[str, str]:
+        if own_server.pid is not None:
+            os.kill(own_server.pid, signal.SIGKILL)
+            while own_server.running:
+                pass
+        return parse_info(reply)
+
+    monkeypatch.setattr(server_module, "parse_info", kill_and_parse)
+    own_server.start()
+    with trio.fail_after(20):
+        await own_server.wait_ready()  # it was, a moment ago
+    assert own_server.code == -signal.SIGKILL
 
 
 @pytest.mark.slow
