@@ -67,6 +67,27 @@ async def test_a_part_that_is_killed_comes_back_at_once_however_often(
     events.close()
 
 
+async def test_a_start_that_failed_is_forgotten_once_the_part_was_ready(tmp_path: Path) -> None:
+    """Or kills that fall now into a start, now into a life, would end the service in time."""
+    events = Events()
+    service = Supervisor(
+        load(None, {}, {"data": tmp_path}), parts=["provider"], to_files=True, on_event=events
+    )
+    async with service.running():
+        assert service.kill("provider")
+        await events.wait("provider", "ended")
+        await trio.testing.wait_all_tasks_blocked()
+        assert service.kill("provider")  # while it starts
+        await events.wait("provider", "could not be started")
+        await events.wait("provider", "started again")
+        killed = service.pids["provider"]
+        assert service.kill("provider")
+        await events.wait("provider", "ended")
+        await trio.testing.wait_all_tasks_blocked()
+        assert service.pids["provider"] != killed  # there was no pause
+    events.close()
+
+
 async def test_an_actor_is_not_started_while_our_server_is_away(tmp_path: Path) -> None:
     """It could only fail, and a server that loads for long would have it given up."""
     events = Events()

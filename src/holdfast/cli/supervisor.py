@@ -411,9 +411,7 @@ def _ignore(_part: str, _what: str) -> None:
 
 def _failures(before: int, code: int | None, lived_s: float) -> int:
     """Starts in a row that did not last, after one more life from ready to its end."""
-    if lived_s >= STEADY_S:
-        return 0
-    return before if code == -signal.SIGKILL else before + 1
+    return 0 if lived_s >= STEADY_S or code == -signal.SIGKILL else before + 1
 
 
 def _backoff_s(failures: int) -> float:
