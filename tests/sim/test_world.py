@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -71,34 +69,6 @@ def test_a_recorded_schedule_replays_the_run() -> None:
     result, world = run_world(7)
     again, _ = run_world(7, tape=world.draws.schedule_tape())
     assert again.digest == result.digest
-
-
-_PRINT = """
-from holdfast.sim.run import run_world
-from holdfast.sim.options import SCENARIOS
-for seed, name in enumerate(SCENARIOS):
-    print(seed, name, run_world(seed, name)[0].digest)
-"""
-
-
-@pytest.mark.slow
-def test_runs_are_equal_in_processes_that_differ(tmp_path: Path) -> None:
-    """Hash seed, time zone and working folder are no part of the world."""
-    outputs: list[str] = []
-    for hash_seed, zone in (("1", "UTC"), ("77", "Asia/Kolkata")):
-        folder = tmp_path / hash_seed
-        folder.mkdir()
-        done = subprocess.run(
-            [sys.executable, "-c", _PRINT],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "TZ": zone},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        outputs.append(done.stdout)
-    assert outputs[0] == outputs[1]
-    assert len(outputs[0].splitlines()) == len(SCENARIOS)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
