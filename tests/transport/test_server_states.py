@@ -105,6 +105,13 @@ class House:
                 await self.push()
                 await trio.sleep(0.02)
 
+    async def push_until_told(self, words: str) -> None:
+        """Push until *words* come as the reason why it cannot be; other reasons may come before."""
+        with trio.fail_after(20):
+            while not any(words in sentence for sentence in self.said):
+                await self.push()
+                await trio.sleep(0.02)
+
     async def push_until_decided(self) -> None:
         """Push until one is acknowledged, and wait until it is decided."""
         with trio.fail_after(20):
@@ -273,7 +280,7 @@ async def fewer_rights(home: House) -> None:
 async def too_many_clients(home: House) -> None:
     await home.admin("CONFIG", "SET", "maxclients", "1")
     await home.admin("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    await home.push_for(0.2)
+    await home.push_until_told("too many clients")
     await home.admin("CONFIG", "SET", "maxclients", "1000")
 
 
