@@ -449,8 +449,7 @@ class World:
 
     def _known(self, error: BaseException) -> Violation | None:
         """The violation that *error* tells, or the first leaf of a group; None for any other error."""
-        while isinstance(error, BaseExceptionGroup):
-            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        error = _first_leaf(error)
         if isinstance(error, ViolationError):
             return error.violation
         if isinstance(error, LeakError):
@@ -460,10 +459,16 @@ class World:
         return None
 
 
-def _ended_by(name: str, error: BaseException, order: int) -> Violation:
-    """What it means that a process ended by *error*, of which nobody else could know."""
+def _first_leaf(error: BaseException) -> BaseException:
+    """The first single exception in a group: whatever came after it is a consequence."""
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
+
+
+def _ended_by(name: str, error: BaseException, order: int) -> Violation:
+    """What it means that a process ended by *error*, of which nobody else could know."""
+    error = _first_leaf(error)
     check = "no bug"
     if isinstance(error.__cause__, InvariantError):
         check = "invariants"
