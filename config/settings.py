@@ -94,12 +94,16 @@ class Booking(_Section, frozen=True):
       batch_max: Most inputs of one book in one commit.
       snapshot_inputs: A snapshot is due after so many inputs.
       snapshot_s: A snapshot is due after so long, if there was any input.
+      trim: After a snapshot, trim the log of what came before the older one and is carried out. Off:
+        what is trimmed is gone, so the book can no longer be decided from its first input; export it
+        first, or keep a backup.
       grace_s: How long a stop may take to finish the batch, commit and snapshot.
     """
 
     batch_max: Annotated[int, Meta(ge=1, le=512)] = 512
     snapshot_inputs: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
     snapshot_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 300.0
+    trim: bool = False
     grace_s: Seconds = 10.0
 
 

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from holdfast import bootstrap
-from holdfast.actors.ports import LogUnavailableError
+from holdfast.actors.ports import LogUnavailableError, NewInput
+from holdfast.cli.push import wait_outcome
 from holdfast.config.settings import Settings, SettingsError, load
 from holdfast.transport.durability import DurabilityError
 from holdfast.transport.server import ServerConfig, embedded_server
@@ -37,6 +38,34 @@ async def test_each_actor_runs_on_a_real_server_and_stops_when_told(
                 nursery.start_soon(bootstrap.run_actor, kind, settings, stop, ready.set)
                 await ready.wait()
                 stop.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trim", [False, True])
+async def test_a_booking_actor_trims_its_log_only_where_the_settings_say_so(
+    trim: bool, tmp_path: Path
+) -> None:
+    """Each life ends with a snapshot, and the second one lets what came before the first go."""
+    async with embedded_server(ServerConfig(tmp_path, durability="relaxed")) as server:
+        settings = settings_of(server.url)
+        booking = msgspec.structs.replace(settings.booking, trim=trim)
+        settings = msgspec.structs.replace(settings, booking=booking)
+        ends: list[str] = []
+        async with bootstrap.open_log(settings) as log:
+            for _ in range(2):
+                stop = trio.Event()
+                tick = NewInput("tick", b"{}", by="service:timer")
+                with trio.fail_after(20):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(bootstrap.run_actor, "booking", settings, stop)
+                        (mine,) = await log.append("demo", [tick])
+                        assert await wait_outcome(log, "demo", mine, 20)
+                        stop.set()
+                ends.append((await log.read_record("demo")).position)
+            facts = await log.facts("demo", "inputs")
+            begins = await log.facts("demo", "outcomes")
+        assert (facts.length < facts.added, begins.first_id == facts.first_id) == (trim, True)
+        assert (facts.first_id == ends[0]) == trim
 
 
 @pytest.mark.slow

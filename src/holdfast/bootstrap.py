@@ -255,6 +255,7 @@ def _booking_ports(settings: Settings, log: Log) -> BookingPorts:
         batch_max=own.batch_max,
         snapshot_inputs=own.snapshot_inputs,
         snapshot_s=own.snapshot_s,
+        trim=own.trim,
         grace_s=own.grace_s,
     )
     return BookingPorts(log, SystemClock(), secrets.token_hex(16), options)
