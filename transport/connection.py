@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import select
 import ssl
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -198,11 +199,12 @@ class Connection:
         if self.closed:
             raise ConnectionLostError(f"the connection to {self._address} is closed", sent=False)
         data = b"".join([_pack(command) for command in commands])
+        replies: list[Reply] = []
         done = False
         try:
             with anyio.fail_after(timeout_s if timeout_s < math.inf else None):
-                await self._stream.send(data)
-                replies = await self._read(len(commands))
+                await self._send(data)
+                await self._read(len(commands), replies)
             done = True
             return replies
         except TimeoutError:
@@ -211,10 +213,8 @@ class Connection:
                 sent=True,
             ) from None
         except (anyio.EndOfStream, anyio.BrokenResourceError, OSError):
-            raise ConnectionLostError(
-                f"the connection to {self._address} was lost: see whether the server runs",
-                sent=True,
-            ) from None
+            why = self._last_words(replies)
+            raise ConnectionLostError(why, sent=True) from None
         except hiredis.ProtocolError:
             raise ConnectionLostError(
                 f"{self._address} does not speak the Redis protocol: check the address", sent=True
@@ -223,14 +223,27 @@ class Connection:
             if not done:
                 await self.aclose()
 
-    async def _read(self, count: int) -> list[Reply]:
+    async def _send(self, data: bytes) -> None:
+        """Send. Where nobody takes it, reading tells more: a server that hung up may have said why."""
+        with suppress(anyio.BrokenResourceError):
+            await self._stream.send(data)
+
+    def _last_words(self, replies: Sequence[Reply]) -> str:
+        """What to say of a connection that was lost after *replies*."""
+        if len(replies) == 1 and isinstance(replies[0], hiredis.ReplyError):
+            error = error_of(replies[0], f"asking {self._address}")
+            if isinstance(error, LogUnavailableError):
+                return str(error)
+        return f"the connection to {self._address} was lost: see whether the server runs"
+
+    async def _read(self, count: int, replies: list[Reply]) -> None:
+        """Read into *replies* until there are *count*."""
         gets, feed, receive = self._reader.gets, self._reader.feed, self._stream.receive
-        replies: list[Reply] = []
         while True:
             while (reply := gets()) is not False:
                 replies.append(reply)
                 if len(replies) == count:
-                    return replies
+                    return
             feed(await receive(RECEIVE_BYTES))
 
     async def aclose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -210,6 +211,28 @@ async def test_a_strange_server_is_told(answer: bytes, message: str) -> None:
         assert connection.closed
 
     await serve_and_connect(answer, use)
+
+
+@pytest.mark.parametrize("commands", [1, 3])
+async def test_what_a_server_said_as_it_hung_up_is_told_even_if_nothing_could_be_sent(
+    tmp_path: Path, commands: int
+) -> None:
+    """It says why and closes before we write, so that our write is what fails first."""
+    path = tmp_path / "server.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        connection = await connect(Address(path=str(path)), timeout_s=5)
+        with listener.accept()[0] as server:
+            server.sendall(b"-ERR max number of clients reached\r\n")
+    assert connection.stale
+    try:
+        (reply,) = await connection.pipeline([("PING",)] * commands, timeout_s=5)
+        said: LogError = error_of(reply, "asking")
+    except ConnectionLostError as error:
+        said = error
+    assert str(said).endswith(": the server has too many clients: raise maxclients")
+    await connection.aclose()
 
 
 async def test_a_server_that_is_too_old_is_refused() -> None:

@@ -212,7 +212,7 @@ DOINGS = (
     "reading outcomes: ", "reading payments: ", "claiming payments: ", "reading the books: ", "looking at demo: ",
     "reading the commit record of demo: ", "finishing payments of demo: ", "keeping payments of demo: ",
     "reading the facts of a stream: ", "making the group payments: ",
-    "entering 127.0.0.1:6379: ",
+    "entering 127.0.0.1:6379: ", "asking 127.0.0.1:6379: ",
 )  # fmt: skip
 """How sentences begin; what follows says what is wrong and what to do."""
 
