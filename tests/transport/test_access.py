@@ -46,7 +46,7 @@ pytestmark = pytest.mark.slow
 BOOK = "demo"
 KEYS = BookKeys(BOOK)
 RULES = Path(__file__).parents[2] / "config" / "users.acl"
-ROLES = ("producer", "booking", "payment", "notification", "follower", "operator")
+ROLES = ("producer", "booking", "payment", "notification", "follower", "gateway", "operator")
 
 
 class Guarded:
@@ -206,11 +206,18 @@ async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(guarde
             result = NewInput("tick", b"{}", by="service:test")
             letters = [DeadLetter(stream, left[1], "why", ())]
             await log.finish_actions(stream, book, [(left[0], result), (left[1], None)], letters)
-    async with open_redis_log(guarded.url("follower")) as log:
-        assert (await log.read_record(book)).position == after
-        assert await log.read_snapshot(book) is not None
-        assert (await log.facts(book, "payments")).pending == 0
-        assert await log.wait_books(0, 0)
+    for role in ("follower", "gateway"):
+        async with open_redis_log(guarded.url(role)) as log:
+            assert (await log.read_record(book)).position == after
+            assert await log.read_snapshot(book) is not None
+            assert (await log.facts(book, "payments")).pending == 0
+            assert await log.wait_books(0, 0)
+            if role == "gateway":
+                (mine,) = await log.append(book, [NewInput("tick", b"{}")])
+                assert (await log.read_inputs({book: after}, 99, 0))[book][-1].id == mine
+                assert after in [
+                    o.id for o in (await log.read_outcomes({book: "0-0"}, 99, 0))[book]
+                ]
 
 
 FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -256,6 +263,19 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("XTRIM", KEYS.inputs, "MAXLEN", "0"),
         ("XGROUP", "CREATE", KEYS.inputs, "g", "0"),
         ("GET", "somebody:else"),
+    ),
+    "gateway": (
+        ("EVAL", "return 1", "0"),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("EVALSHA", "0" * 40, "0"),
+        ("XADD", KEYS.outcomes, "*", "a", "b"),
+        ("XADD", KEYS.payments, "*", "a", "b"),
+        ("XADD", "holdfast:books", "*", "a", "b"),
+        ("HSET", KEYS.commit, "epoch", "9"),
+        ("XTRIM", KEYS.inputs, "MAXLEN", "0"),
+        ("DEL", KEYS.inputs),
+        ("GET", "somebody:else"),
+        ("CONFIG", "GET", "*"),
     ),
     "operator": (
         ("FLUSHALL",),
