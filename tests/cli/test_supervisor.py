@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from holdfast.cli.supervisor import FAILURES_MAX, Supervisor
+from holdfast.cli.supervisor import BACKOFF_S, BACKOFF_S_MAX, FAILURES_MAX, Supervisor, backoff_s
 from holdfast.config.settings import load
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ class Events:
     def close(self) -> None:
         self._send.close()
         self._receive.close()
+
+
+def test_pauses_between_starts_grow_up_to_a_limit_and_differ_from_service_to_service() -> None:
+    pauses = [[backoff_s(n, random.Random(seed)) for n in range(1, 12)] for seed in (1, 2)]
+    for number, pair in enumerate(zip(*pauses, strict=True)):
+        longest = min(BACKOFF_S * 2**number, BACKOFF_S_MAX)
+        assert all(longest / 2 <= pause <= longest for pause in pair)
+        assert pair[0] != pair[1]
 
 
 @pytest.mark.parametrize("part", ["server", "provider"])

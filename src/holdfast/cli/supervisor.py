@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import sys
 import time
@@ -41,6 +42,8 @@ STOP_S_MAX: Final = 15.0
 """Longest wait for a part to stop before it is killed."""
 
 BACKOFF_S: Final = 0.05
+"""Longest pause before a part that failed once is started again; it doubles with every failure."""
+
 BACKOFF_S_MAX: Final = 5.0
 STEADY_S: Final = 1.0
 """A part that ran so long after it was ready starts again without a pause, and so does one that was
@@ -140,6 +143,7 @@ class Supervisor:
         self._server_ready = trio.Event()
         self._restarts: dict[str, int] = {}
         self._lock: IO[bytes] | None = None
+        self._rng = random.Random()
         self._started_ms = time.time_ns() // 1_000_000
 
     # -- what a command asks -----------------------------------------------
@@ -286,7 +290,7 @@ class Supervisor:
 
         while failures < FAILURES_MAX:
             if failures:
-                await trio.sleep(_backoff_s(failures))
+                await trio.sleep(backoff_s(failures, self._rng))
             try:
                 server.start()
                 await server.wait_ready()
@@ -345,7 +349,7 @@ class Supervisor:
     async def _start_again(self, part: Part, failures: int) -> tuple[Child, int]:
         while True:
             if failures:
-                await trio.sleep(_backoff_s(failures))
+                await trio.sleep(backoff_s(failures, self._rng))
             if part != "provider" and self._server is not None:
                 await self._server_ready.wait()  # without it an actor could only fail
             self._children[part].close()
@@ -414,9 +418,12 @@ def _failures(before: int, code: int | None, lived_s: float) -> int:
     return 0 if lived_s >= STEADY_S or code == -signal.SIGKILL else before + 1
 
 
-def _backoff_s(failures: int) -> float:
-    """The pause before the next start after so many failures in a row, at least one."""
-    return min(BACKOFF_S * 2.0 ** (failures - 1), BACKOFF_S_MAX)
+def backoff_s(failures: int, rng: random.Random) -> float:
+    """The pause before the next start after so many failures in a row, at least one.
+
+    Less a random part: services that lost the same server do not come back to it all at once.
+    """
+    return min(BACKOFF_S * 2.0 ** (failures - 1), BACKOFF_S_MAX) * (0.5 + rng.random() / 2)
 
 
 async def _wait_server(server: EmbeddedServer) -> None:
