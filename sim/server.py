@@ -14,12 +14,13 @@ Nothing polls: a read that waits is woken by what it waits for, or by the end of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 import msgspec
 import trio
 
-from holdfast.actors.ports import Clock
+from holdfast.actors.ports import Clock, StreamName
 from holdfast.sim.faults import SERVER_FAULTS, ServerFaults
 from holdfast.sim.faulty_log import FaultyLog
 from holdfast.transport.memory_log import MemoryBook, MemoryGroup, MemoryLog, MemoryStream
@@ -322,6 +323,8 @@ class SimServer:
         self.counts.matter("still")
 
 
+_STREAMS: Final[tuple[StreamName, ...]] = get_args(StreamName)
+
 Books = tuple[dict[str, MemoryBook], list[str]]
 
 
@@ -340,6 +343,7 @@ def _copy_book(book: MemoryBook) -> MemoryBook:
     copy.record = book.record
     copy.snapshots = list(book.snapshots)
     copy.foreign = book.foreign
+    copy.prepared = {name: _copy_stream(stream) for name, stream in book.prepared.items()}
     return copy
 
 
@@ -356,6 +360,22 @@ def _copy_stream(stream: MemoryStream[Any]) -> MemoryStream[Any]:
         for name, group in stream.groups.items()
     }
     return copy
+
+
+def fingerprint(log: MemoryLog) -> str:
+    """A digest of all that *log* holds, to the last byte."""
+    digest = blake2b(digest_size=16)
+    digest.update(msgspec.msgpack.encode(log.registered))
+    for name, book in log.books.items():
+        digest.update(msgspec.msgpack.encode((name, book.record, book.snapshots, book.foreign)))
+        streams = [book.stream(stream) for stream in _STREAMS]
+        for stream in (*streams, *book.prepared.values()):
+            known = (stream.ids, stream.entries, stream.last, stream.added, stream.deleted)
+            groups = [
+                (group, of.last, list(of.pending.items())) for group, of in stream.groups.items()
+            ]
+            digest.update(msgspec.msgpack.encode((known, groups, stream.foreign)))
+    return digest.hexdigest()
 
 
 def _lost(log: MemoryLog, replica: Books) -> list[tuple[str, InputEntry]]:

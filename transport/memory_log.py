@@ -143,6 +143,13 @@ class MemoryStream(Generic[EntryT]):
         del self.ids[:count], self.entries[:count]
         return count
 
+    def remove(self, id_: IdPair) -> None:
+        """Delete the entry under *id_*, which is there."""
+        index = bisect_right(self.ids, id_) - 1
+        assert self.ids[index] == id_
+        del self.ids[index], self.entries[index]
+        self.deleted = max(self.deleted, id_)
+
     def facts(self, group: str = "") -> StreamFacts:
         """What ``Log.facts`` says of this stream."""
         if self.foreign:
@@ -172,6 +179,8 @@ class MemoryBook:
         """The last two, the older first."""
         self.foreign = False
         """Whether the commit record's key is of another type: every use is refused."""
+        self.prepared: dict[str, MemoryStream[tuple[bytes, ...]]] = {}
+        """What an operator prepares beside the book, by stream: fields of entries to be."""
 
     def stream(self, name: StreamName) -> MemoryStream[Any]:
         """The stream *name*."""
@@ -232,6 +241,10 @@ class MemoryLog:
                     if not waiting:
                         del self._bells[name]
 
+    def now_ms(self) -> int:
+        """The log's own clock."""
+        return self._clock.now_ms()
+
     async def _found(
         self, look: Callable[[], _Found], bells: Iterable[tuple[str, str]], wait_s: float
     ) -> _Found:
@@ -246,7 +259,8 @@ class MemoryLog:
                 found = look()
         return found
 
-    def _register(self, name: str) -> MemoryBook:
+    def register(self, name: str) -> MemoryBook:
+        """Make the book *name* known."""
         book = self.book(name)
         if name not in self.registered:
             self.registered.append(name)
@@ -254,16 +268,34 @@ class MemoryLog:
         return book
 
     def _add_input(self, name: str, book: MemoryBook, new: NewInput) -> str:
-        pair = book.inputs.next_id(self._clock.now_ms())
+        pair = book.inputs.next_id(self.now_ms())
         entry = _input_entry(pair, new)
         book.inputs.add(pair, entry)
         self.ring(name, "inputs")
         return entry.id
 
+    def append_nowait(self, name: str, new: NewInput) -> str:
+        """Append *new* to a book, whether it is known or not; return the input's id."""
+        held = self.book(name)
+        _refuse_foreign(name, held, "inputs")
+        return self._add_input(name, held, new)
+
+    def drop_letters_nowait(self, name: str, letters: Sequence[str]) -> list[DeadLetter]:
+        """Remove dead letters; return those that there were."""
+        stream = self.book(name).deadletters
+        _refuse_foreign(name, self.book(name), "deadletters")
+        dropped: list[DeadLetter] = []
+        for id_ in map(parse_id, letters):
+            letter = stream.get(id_)
+            if letter is not None:
+                dropped.append(letter)
+                stream.remove(id_)
+        return dropped
+
     def _bury(self, name: str, book: MemoryBook, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
             stream = book.deadletters
-            stream.add(stream.next_id(self._clock.now_ms()), letter)
+            stream.add(stream.next_id(self.now_ms()), letter)
         if letters:
             self.ring(name, "deadletters")
 
@@ -277,7 +309,7 @@ class MemoryLog:
         await anyio.lowlevel.checkpoint()
         if not inputs:
             return []
-        held = self._register(book)
+        held = self.register(book)
         _refuse_foreign(book, held, "inputs")
         return [self._add_input(book, held, new) for new in inputs]
 
@@ -349,12 +381,12 @@ class MemoryLog:
     async def take_over(self, book: str, owner: str) -> CommitRecord:
         """See ``Log.take_over``."""
         await anyio.lowlevel.checkpoint()
-        held = self._register(book)
+        held = self.register(book)
         record = _record(book, held)
         _refuse_foreign(book, held, *_ALL_STREAMS)
         epoch = record.epoch + 1
         try:
-            pair = held.inputs.next_id(self._clock.now_ms())
+            pair = held.inputs.next_id(self.now_ms())
         except LogError as error:
             raise ForeignDataError(f"taking over {book}: {error}") from error
         position = record.position
@@ -443,10 +475,16 @@ class MemoryLog:
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log.trim``. ``deadletters`` are never trimmed."""
         await anyio.lowlevel.checkpoint()
+        return self.trim_nowait(book)
+
+    def trim_nowait(self, book: str, keep: str = "") -> dict[StreamName, int]:
+        """Trim, but keep the input *keep* and all after it where one is named."""
         held = self.book(book)
         _record(book, held)
         _refuse_foreign(book, held, *_TRIMMED)
         older = held.snapshots[-2].position if len(held.snapshots) > 1 else ""
+        if older and keep:
+            older = min(older, keep, key=parse_id)
         removed: dict[StreamName, int] = {}
         for name in _TRIMMED:
             stream = held.stream(name)
@@ -494,7 +532,7 @@ class MemoryLog:
             if stream not in held.actions(stream).groups:
                 self._make_groups(stream, books)
         found: dict[str, list[ActionEntry]] = {}
-        now_ms = self._clock.now_ms()
+        now_ms = self.now_ms()
         for book in books:
             actions = self.book(book).actions(stream)
             group = actions.groups[stream]
@@ -558,7 +596,7 @@ class MemoryLog:
         """One page of what others left, as XAUTOCLAIM gives it, and where the next one begins."""
         actions = self.book(book).actions(stream)
         group = actions.groups.setdefault(stream, MemoryGroup())
-        now_ms = self._clock.now_ms()
+        now_ms = self.now_ms()
         found: list[ActionEntry] = []
         attempts, left = count * _LOOKS_PER_ENTRY, count
         for id_ in sorted(group.pending):
@@ -598,7 +636,7 @@ class MemoryLog:
             if actions.get(id_) is None:
                 del group.pending[id_]
             else:
-                pending.since_ms = self._clock.now_ms()
+                pending.since_ms = self.now_ms()
 
     async def finish_actions(
         self,

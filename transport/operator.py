@@ -278,16 +278,21 @@ class Operator:
     async def prepare(self, book: str) -> None:
         """Begin to restore *book*: forget what an earlier attempt has left.
 
+        An attempt that ended just after the book was in its place is completed: it is made known.
+
         Raises:
           LogError: There is such a book.
         """
         keys = book_keys(book)
         names = (keys.commit, *(keys.stream(name) for name in ("inputs", "outcomes", *_ACTIONS)))
         found = await self._server.check(
-            [("EXISTS", *names), ("DEL", *_beside(book))], f"restoring {book}"
+            [("EXISTS", *names), ("EXISTS", keys.commit), ("DEL", *_beside(book))],
+            f"restoring {book}",
         )
+        if found[1]:
+            await self._register(book)
         if found[0]:
-            raise _exists(book)
+            raise exists_error(book)
 
     async def write(
         self, book: str, stream: StreamName, entries: Sequence[tuple[str, Sequence[str | bytes]]]
@@ -305,7 +310,7 @@ class Operator:
             for reply in await self._server.run(commands):
                 if isinstance(reply, hiredis.ReplyError):
                     if "equal or smaller" in str(reply):
-                        raise _meddled(book)
+                        raise meddled_error(book)
                     raise error_of(reply, f"restoring {stream} of {book}")
 
     async def finish(self, book: str, restored: Restored) -> None:
@@ -329,18 +334,21 @@ class Operator:
             *(keys.commit, keys.inputs, keys.outcomes, keys.payments, keys.notifications),
             *(keys.deadletters, *_beside(book), *kept),
         )
-        calls = [
-            ScriptCall(_RESTORE, names, tuple(args)),
-            ScriptCall(scripts.REGISTER, (REGISTRY, REGISTRY_KNOWN), (book,)),
-        ]
-        for call in calls:  # a book that is known has its log already
-            reply = (await self._server.call_scripts([call]))[0]
-            if isinstance(reply, hiredis.ReplyError):
-                if str(reply).startswith("HF_EXISTS"):
-                    raise _exists(book)
-                if str(reply).startswith("HF_CHANGED"):
-                    raise _meddled(book)
-                raise error_of(reply, f"restoring {book}")
+        call = ScriptCall(_RESTORE, names, tuple(args))
+        reply = (await self._server.call_scripts([call]))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("HF_EXISTS"):
+                raise exists_error(book)
+            if str(reply).startswith("HF_CHANGED"):
+                raise meddled_error(book)
+            raise error_of(reply, f"restoring {book}")
+        await self._register(book)  # after it: a book that is known has its log already
+
+    async def _register(self, book: str) -> None:
+        call = ScriptCall(scripts.REGISTER, (REGISTRY, REGISTRY_KNOWN), (book,))
+        reply = (await self._server.call_scripts([call], again=True))[0]
+        if isinstance(reply, hiredis.ReplyError):
+            raise error_of(reply, f"making {book} known")
 
     async def abandon(self, book: str) -> None:
         """Forget what was prepared."""
@@ -376,12 +384,10 @@ class Operator:
         reply: Reply = (await self._server.call_scripts([call]))[0]
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("HF_GONE"):
-                raise LogError(
-                    f"the action of dead letter {letter} was trimmed away: it can only be dropped"
-                )
+                raise action_gone_error(letter)
             raise error_of(reply, f"sending dead letter {letter} of {book} again")
         if reply is None:
-            raise LogError(f"the dead letter {letter} of {book} is no longer there")
+            raise letter_gone_error(book, letter)
         return str(reply, "ascii")
 
     async def drop_letters(self, book: str, letters: Sequence[str]) -> int:
@@ -396,8 +402,19 @@ def _beside(book: str) -> tuple[str, str]:
     return keys.stream("restoring:inputs"), keys.stream("restoring:outcomes")
 
 
-def _exists(book: str) -> LogError:
+def exists_error(book: str) -> LogError:
+    """A log cannot be restored as *book*."""
     return LogError(f"there is a book {book} already: restore the log as another one, with --book")
+
+
+def letter_gone_error(book: str, letter: str) -> LogError:
+    """Somebody was faster."""
+    return LogError(f"the dead letter {letter} of {book} is no longer there")
+
+
+def action_gone_error(letter: str) -> LogError:
+    """There is nothing left to hand out."""
+    return LogError(f"the action of dead letter {letter} was trimmed away: it can only be dropped")
 
 
 def _group(reply: Reply, name: str) -> dict[bytes, Reply] | None:
@@ -408,7 +425,8 @@ def _group(reply: Reply, name: str) -> dict[bytes, Reply] | None:
     return next((group for group in groups if group[b"name"] == name.encode()), None)
 
 
-def _meddled(book: str) -> LogError:
+def meddled_error(book: str) -> LogError:
+    """What was prepared for *book* is not what was written."""
     return LogError(f"somebody else restores {book} at the same time: let one of you do it")
 
 

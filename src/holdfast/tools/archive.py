@@ -22,7 +22,9 @@ import base64
 import gzip
 import os
 import zlib
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
+from io import UnsupportedOperation
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -32,8 +34,9 @@ from holdfast.tools.errors import ToolError
 from holdfast.transport.codec import decode_input, decode_raw, encode_raw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Generator, Iterator
+
+    from holdfast.tools.ports import File
 
 FORMAT: Final = "holdfast-log"
 VERSION: Final = 1
@@ -131,15 +134,16 @@ class ArchiveWriter:
       ToolError: There is such a file already, or it cannot be written.
     """
 
-    def __init__(self, path: Path, begin: Begin | None) -> None:
+    def __init__(self, path: File, begin: Begin | None) -> None:
         if path.exists():
             raise ToolError(f"{path} exists already: name a new file")
         self._path = path
         self._parts = [path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.body")]
         try:
-            self._file = gzip.GzipFile(self._parts[1], "wb", _LEVEL, mtime=0)
+            self._raw = self._parts[1].open("wb")
         except OSError as error:
             raise ToolError(f"cannot write {path}: {error}") from None
+        self._file = gzip.GzipFile("", "wb", _LEVEL, self._raw, mtime=0)
         self.count = 0
         self._sum = b""
         self.first = self.last = ""
@@ -161,7 +165,7 @@ class ArchiveWriter:
         self, *, book: str, before: int, decided: str, epoch: int, machine: int, link: str
     ) -> Header:
         """Write the header and give the file its name."""
-        self._file.close()
+        self._close_body()
         header = Header(
             book=book,
             after=self.after,
@@ -183,15 +187,20 @@ class ArchiveWriter:
                 while chunk := rest.read(1 << 20):
                     file.write(chunk)
             file.flush()
-            os.fsync(file.fileno())
+            with suppress(UnsupportedOperation):  # in memory nothing is synced
+                os.fsync(file.fileno())
         whole.rename(self._path)
         return header
 
     def close(self) -> None:
         """Forget what was not finished."""
-        self._file.close()
+        self._close_body()
         for part in self._parts:
             part.unlink(missing_ok=True)
+
+    def _close_body(self) -> None:
+        self._file.close()
+        self._raw.close()
 
     def _add(self, content: msgspec.Struct) -> None:
         line = msgspec.json.encode(content)
@@ -209,7 +218,7 @@ class Archive:
       ToolError: It cannot be read, or is none.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: File) -> None:
         self.path = path
         with self._reading() as file:
             self.header = self._header(file)
@@ -239,11 +248,14 @@ class Archive:
                 f"says {header.inputs} up to {header.last}"
             )
 
-    def _reading(self) -> gzip.GzipFile:
+    @contextmanager
+    def _reading(self) -> Generator[gzip.GzipFile]:
         try:
-            return gzip.GzipFile(self.path, "rb")
+            raw = self.path.open("rb")
         except OSError as error:
             raise ToolError(f"cannot read {self.path}: {error.strerror}") from None
+        with raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
+            yield file
 
     def _line(self, file: IO[bytes] | gzip.GzipFile) -> bytes:
         try:
@@ -295,13 +307,13 @@ class Archive:
             raise ToolError(f"{self.path} is no exported log: {otherwise}") from None
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: File) -> bool:
     """Whether *path* begins like an archive; a compressed CSV does not."""
     try:
         with path.open("rb") as raw:
             if raw.read(2) != _MAGIC:
                 return False
-        with gzip.GzipFile(path, "rb") as file:
+        with path.open("rb") as raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
             return file.read(len(FORMAT) + 32).startswith(b'{"format":"' + FORMAT.encode() + b'"')
     except (OSError, EOFError, zlib.error):
         return False

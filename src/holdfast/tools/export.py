@@ -14,13 +14,11 @@ from holdfast.transport.codec import decode_input
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from holdfast.actors.booking.runner import BookRunner
     from holdfast.actors.ports import InputEntry, Log
     from holdfast.tools.archive import Header
+    from holdfast.tools.ports import File, Operator
     from holdfast.tools.sources import Tell
-    from holdfast.transport.operator import Operator
 
 TELL_EVERY: Final = 1_024
 """Progress is told after so many inputs."""
@@ -29,7 +27,7 @@ TELL_EVERY: Final = 1_024
 async def export_log(
     log: Log,
     book: str,
-    path: Path,
+    path: File,
     *,
     after: str = GENESIS,
     to: str = "",
@@ -103,7 +101,7 @@ class _Exporter:
     """Decides what is before the range, writes the range, and counts what is after it."""
 
     def __init__(
-        self, runner: BookRunner, path: Path, after: tuple[int, int], to: tuple[int, int] | None
+        self, runner: BookRunner, path: File, after: tuple[int, int], to: tuple[int, int] | None
     ) -> None:
         self._runner = runner
         self._path = path

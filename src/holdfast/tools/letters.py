@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast.actors.ports import ActionStream, DeadLetter
-    from holdfast.transport.operator import Operator, RawEntry
+    from holdfast.tools.ports import Operator
+    from holdfast.transport.operator import RawEntry
 
 PAGE: Final = 512
 FIELDS: Final = ("type", "body", "key", "by", "trace")

@@ -26,7 +26,7 @@ from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
     from holdfast.actors.ports import Log, Provider, ProviderAnswer
-    from holdfast.transport.operator import Operator
+    from holdfast.tools.ports import Operator
 
 RELEASED: Final = ("voided", "refunded")
 

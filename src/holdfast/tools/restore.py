@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import InputEntry, OutcomeEntry
     from holdfast.tools.archive import Archive, Archived
+    from holdfast.tools.ports import Operator
     from holdfast.tools.sources import Tell
-    from holdfast.transport.operator import Operator
 
 Agree: TypeAlias = "Callable[[int, int], Awaitable[bool]]"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import CommitRecord, Log, Snapshot, StreamFacts
     from holdfast.tools.archive import Archive
-    from holdfast.transport.operator import Operator
+    from holdfast.tools.ports import Operator
 
 Tell: TypeAlias = "Callable[[int, int], None]"
 """Is told now and then how many inputs are done, of how many; 0 where that is not known."""

@@ -16,7 +16,7 @@ from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
     from holdfast.actors.ports import Log
-    from holdfast.transport.operator import Operator
+    from holdfast.tools.ports import Operator
 
 GROUPS: Final[tuple[ActionStream, ...]] = ("payments", "notifications")
 EXECUTOR: Final = {"payments": "payment", "notifications": "notification"}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import InputEntry
     from holdfast.tools.archive import Archive
+    from holdfast.tools.ports import Operator
     from holdfast.tools.sources import Tell
-    from holdfast.transport.operator import Operator
 
 PAGE: Final = 1_000
 
