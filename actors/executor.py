@@ -13,6 +13,7 @@ An executor gives one function, ``carry_out(book, entry)``, and gets the rest fr
   tried again; since they count as held, reading stops by itself.
 - *Foreign data.* A book whose keys somebody else spoilt is left out until a restart, with an error
   in the log; the others are served, and what was taken of that one stays pending.
+- *Health.* Being unable to read or to post, and each book left out, is told as a trouble.
 - *Stopping.* Nothing new is read, what is held is finished and posted, for ``stop_grace_s`` at most.
   What is not finished by then stays pending in the log, and another consumer claims it.
 
@@ -30,6 +31,7 @@ import msgspec
 import structlog
 import trio
 
+from holdfast.actors.health import Health
 from holdfast.actors.ports import (
     BODY_BYTES_MAX,
     DeadLetter,
@@ -136,6 +138,7 @@ class Executor:
       carry_out: What to do with an action.
       options: Bounds and times.
       rng: Source of jitter; nothing else is random.
+      health: Told of what goes wrong.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class Executor:
         carry_out: CarryOut,
         options: ExecutorOptions,
         rng: random.Random,
+        health: Health,
     ) -> None:
         self._log = log
         self._stream: ActionStream = stream
@@ -153,6 +157,7 @@ class Executor:
         self._carry_out = carry_out
         self._options = options
         self._backoff = Backoff(options, rng)
+        self._health = health
         self._events = _log.bind(stream=stream, consumer=consumer)
         self._books: list[str] = []
         self._left_out: dict[str, None] = {}
@@ -219,11 +224,13 @@ class Executor:
             try:
                 known = len(self._books) + len(self._left_out)
                 books = await self._log.wait_books(known, self._options.wait_s)
-            except LogUnavailableError:
+            except LogUnavailableError as error:
                 failures += 1
+                self._health.trouble("log", str(error), doing="find books")
                 await self._backoff.wait(failures)
                 continue
             failures = 0
+            self._health.well("log", doing="find books")
             served = [book for book in books if book not in self._left_out]
             if served != self._books:  # as many others, where a failover lost some
                 self._books = served
@@ -247,12 +254,14 @@ class Executor:
             except LogUnavailableError as error:
                 failures += 1
                 self._events.warning("log_unavailable", doing="read", why=str(error))
+                self._health.trouble("log", str(error), doing="read")
                 await self._backoff.wait(failures)
                 continue
             except ForeignDataError as error:
                 await self._find_foreign(error)
                 continue
             failures = 0
+            self._health.well("log", doing="read")
             self._take(entries)
 
     async def _claim(self, stop: trio.Event) -> None:
@@ -306,6 +315,7 @@ class Executor:
         self._left_out[book] = None
         self._books = [other for other in self._books if other != book]
         self._events.error("book_left_out", book=book, why=str(error))
+        self._health.trouble(f"book {book}", str(error))
 
     def _take(self, entries: Sequence[tuple[str, ActionEntry]]) -> int:
         """Hold *entries* and queue them; those held already are under way. How many are new."""
@@ -389,6 +399,7 @@ class Executor:
         letters = [r for _, r in batch if isinstance(r, DeadLetter)]
         for letter in letters:
             self._events.error("dead_letter", book=book, entry=letter.id, why=letter.why)
+        doing = f"finish {book}"
         failures = 0
         while True:
             try:
@@ -398,12 +409,14 @@ class Executor:
                 self._events.warning(
                     "log_unavailable", doing="finish", book=book, results=len(batch), why=str(error)
                 )
+                self._health.trouble("log", str(error), doing=doing)
                 await self._backoff.wait(failures)
             except ForeignDataError as error:
                 self._leave_out(book, error)  # what was taken stays pending in the log
-                return
+                break
             else:
-                return
+                break
+        self._health.well("log", doing=doing)
 
 
 def frame_problem(entry: ActionEntry) -> str:
@@ -440,7 +453,9 @@ async def run_executor(
     stop: trio.Event,
     books: Sequence[str] | None = None,
     rng: random.Random | None = None,
+    health: Health | None = None,
 ) -> None:
     """Run an :class:`Executor` until *stop*; see there."""
-    executor = Executor(log, stream, consumer, carry_out, options, rng or random.Random())
+    rng, health = rng or random.Random(), health or Health()
+    executor = Executor(log, stream, consumer, carry_out, options, rng, health)
     await executor.run(stop, books)

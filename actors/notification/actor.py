@@ -21,6 +21,7 @@ from holdfast.actors.executor import (
     dead_letter_of,
     run_executor,
 )
+from holdfast.actors.health import Health
 from holdfast.actors.notification.text import render
 from holdfast.actors.ports import NewInput
 
@@ -43,8 +44,11 @@ class NotificationOptions(ExecutorOptions, frozen=True, kw_only=True):
 class _NotificationExecutor:
     """Carries out notifications with one mailer."""
 
-    def __init__(self, mailer: Mailer, options: NotificationOptions, rng: random.Random) -> None:
+    def __init__(
+        self, mailer: Mailer, options: NotificationOptions, rng: random.Random, health: Health
+    ) -> None:
         self._mailer = mailer
+        self._health = health
         self._attempts_max = options.attempts_max
         self._backoff = Backoff(options, rng)
         self._decoder = msgspec.json.Decoder(Notify)
@@ -88,7 +92,12 @@ class _NotificationExecutor:
             except OSError as error:
                 # The error's text may name the recipient; its number says enough.
                 reason = errno.errorcode.get(error.errno or 0, type(error).__name__)
+                why = (
+                    f"a message could not be delivered ({reason}): look at the outbox and its disk"
+                )
+                self._health.trouble("mailer", why)
             else:
+                self._health.well("mailer")
                 return DeliveryReport(action, booking, "delivered" if new else "duplicate")
             if attempt < self._attempts_max:
                 await self._backoff.wait(attempt)
@@ -110,6 +119,7 @@ async def run_notification(
     stop: trio.Event,
     books: Sequence[str] | None = None,
     rng: random.Random | None = None,
+    health: Health | None = None,
 ) -> None:
     """Deliver notifications until *stop*. Several of these may run on the same books.
 
@@ -121,12 +131,13 @@ async def run_notification(
       stop: Set it to end: what is held is finished and posted first, within the grace.
       books: Whose notifications; None for every registered book, new ones too.
       rng: Source of the jitter of waits.
+      health: Told when the log or the mailer is away, and when they are back.
 
     Raises:
       LogError: The log needs a person.
     """
-    rng = rng or random.Random()
-    executor = _NotificationExecutor(mailer, options, rng)
+    rng, health = rng or random.Random(), health or Health()
+    executor = _NotificationExecutor(mailer, options, rng, health)
     await run_executor(
         log,
         "notifications",
@@ -136,4 +147,5 @@ async def run_notification(
         stop=stop,
         books=books,
         rng=rng,
+        health=health,
     )

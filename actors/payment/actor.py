@@ -31,6 +31,7 @@ from holdfast.actors.executor import (
     dead_letter_of,
     run_executor,
 )
+from holdfast.actors.health import Health
 from holdfast.actors.ports import NewInput, ProviderAnswer, ProviderUnavailableError
 
 if TYPE_CHECKING:
@@ -72,9 +73,12 @@ class PaymentOptions(ExecutorOptions, frozen=True, kw_only=True):
 class _PaymentExecutor:
     """Carries out payment actions against one provider."""
 
-    def __init__(self, provider: Provider, options: PaymentOptions, rng: random.Random) -> None:
+    def __init__(
+        self, provider: Provider, options: PaymentOptions, rng: random.Random, health: Health
+    ) -> None:
         self._provider = provider
         self._options = options
+        self._health = health
         self._backoff = Backoff(options, rng)
         self._decoder = msgspec.json.Decoder(PaymentAction)
         self._encoder = msgspec.json.Encoder()
@@ -127,17 +131,21 @@ class _PaymentExecutor:
     async def _call(self, book: str, action: PaymentAction) -> tuple[ProviderAnswer, int]:
         """The provider's answer and the number of attempts; ``unknown`` if none could be had."""
         options = self._options
-        why = ""
+        why = reason = ""
         for attempt in range(1, options.attempts_max + 1):
             with trio.move_on_after(options.call_timeout_s):
                 try:
-                    return await self._ask(book, action), attempt
+                    answer = await self._ask(book, action)
                 except ProviderUnavailableError as error:
                     why = str(error)
+                else:
+                    self._health.well("provider")
+                    return answer, attempt
             _log.debug("payment_retried", book=book, payment=action.payment, why=why)
+            reason = f"the provider is unavailable: {why or 'no answer in time'}"
+            self._health.trouble("provider", reason)
             if attempt < options.attempts_max:
                 await self._backoff.wait(attempt)
-        reason = f"the provider is unavailable: {why or 'no answer in time'}"
         return ProviderAnswer("unknown", reason=reason), options.attempts_max
 
     async def _ask(self, book: str, action: PaymentAction) -> ProviderAnswer:
@@ -191,6 +199,7 @@ async def run_payment(
     stop: trio.Event,
     books: Sequence[str] | None = None,
     rng: random.Random | None = None,
+    health: Health | None = None,
 ) -> None:
     """Carry out payment actions until *stop*. Several of these may run on the same books.
 
@@ -202,12 +211,13 @@ async def run_payment(
       stop: Set it to end: what is held is finished and posted first, within the grace.
       books: Whose actions; None for every registered book, new ones too.
       rng: Source of the jitter of waits.
+      health: Told when the log or the provider is away, and when they are back.
 
     Raises:
       LogError: The log needs a person.
     """
-    rng = rng or random.Random()
-    executor = _PaymentExecutor(provider, options, rng)
+    rng, health = rng or random.Random(), health or Health()
+    executor = _PaymentExecutor(provider, options, rng, health)
     await run_executor(
         log,
         "payments",
@@ -217,4 +227,5 @@ async def run_payment(
         stop=stop,
         books=books,
         rng=rng,
+        health=health,
     )

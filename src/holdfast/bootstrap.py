@@ -15,9 +15,10 @@ import secrets
 import socket
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, assert_never
 
+from holdfast.actors.health import Health
 from holdfast.config.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class PaymentPorts:
     consumer: str
     options: PaymentOptions
     rng: random.Random | None = None
+    health: Health = field(default_factory=Health)
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ class NotificationPorts:
     consumer: str
     options: NotificationOptions
     rng: random.Random | None = None
+    health: Health = field(default_factory=Health)
 
 
 Ports = BookingPorts | PaymentPorts | NotificationPorts
@@ -192,15 +195,29 @@ async def run_with(ports: Ports, stop: trio.Event) -> None:
             from holdfast.actors.booking.actor import run_booking
 
             await run_booking(log, clock, owner=owner, options=options, stop=stop)
-        case PaymentPorts(log, provider, consumer, options, rng):
+        case PaymentPorts(log, provider, consumer, options, rng, health):
             from holdfast.actors.payment.actor import run_payment
 
-            await run_payment(log, provider, consumer=consumer, options=options, stop=stop, rng=rng)
-        case NotificationPorts(log, mailer, consumer, options, rng):
+            await run_payment(
+                log,
+                provider,
+                consumer=consumer,
+                options=options,
+                stop=stop,
+                rng=rng,
+                health=health,
+            )
+        case NotificationPorts(log, mailer, consumer, options, rng, health):
             from holdfast.actors.notification.actor import run_notification
 
             await run_notification(
-                log, mailer, consumer=consumer, options=options, stop=stop, rng=rng
+                log,
+                mailer,
+                consumer=consumer,
+                options=options,
+                stop=stop,
+                rng=rng,
+                health=health,
             )
         case _:
             assert_never(ports)
@@ -211,6 +228,7 @@ async def run_actor(
     settings: Settings,
     stop: trio.Event,
     ready: Callable[[], None] | None = None,
+    health: Health | None = None,
 ) -> None:
     """Run one actor until *stop* is set.
 
@@ -219,11 +237,13 @@ async def run_actor(
       settings: Whose ``redis_url`` is set, and for the payment actor ``provider.url``.
       stop: Set it for a clean stop.
       ready: Called once, when the server answers.
+      health: Where the actor says how it fares.
 
     Raises:
       SettingsError: A setting that the actor needs is missing.
       LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
     """
+    health = health or Health()
     async with open_log(settings, kind) as log:
         if ready is not None:
             ready()
@@ -233,9 +253,9 @@ async def run_actor(
                 await run_with(_booking_ports(settings, log), stop)
             case "payment":
                 async with open_provider(settings) as provider:
-                    await run_with(_payment_ports(settings, log, provider), stop)
+                    await run_with(_payment_ports(settings, log, provider, health), stop)
             case "notification":
-                await run_with(_notification_ports(settings, log), stop)
+                await run_with(_notification_ports(settings, log, health), stop)
             case _:
                 assert_never(kind)
 
@@ -261,7 +281,9 @@ def _booking_ports(settings: Settings, log: Log) -> BookingPorts:
     return BookingPorts(log, SystemClock(), secrets.token_hex(16), options)
 
 
-def _payment_ports(settings: Settings, log: Log, provider: Provider) -> PaymentPorts:
+def _payment_ports(
+    settings: Settings, log: Log, provider: Provider, health: Health
+) -> PaymentPorts:
     from holdfast.actors.payment.actor import PaymentOptions
 
     own = settings.payment
@@ -274,10 +296,10 @@ def _payment_ports(settings: Settings, log: Log, provider: Provider) -> PaymentP
         claim_idle_s=own.claim_idle_s,
         keep_claim_s=own.claim_idle_s / KEEP_CLAIM_SHARE,
     )
-    return PaymentPorts(log, provider, _consumer(), options)
+    return PaymentPorts(log, provider, _consumer(), options, health=health)
 
 
-def _notification_ports(settings: Settings, log: Log) -> NotificationPorts:
+def _notification_ports(settings: Settings, log: Log, health: Health) -> NotificationPorts:
     from holdfast.actors.notification.actor import NotificationOptions
 
     own = settings.notification
@@ -289,7 +311,7 @@ def _notification_ports(settings: Settings, log: Log) -> NotificationPorts:
         claim_idle_s=own.claim_idle_s,
         keep_claim_s=own.claim_idle_s / KEEP_CLAIM_SHARE,
     )
-    return NotificationPorts(log, open_mailer(settings), _consumer(), options)
+    return NotificationPorts(log, open_mailer(settings), _consumer(), options, health=health)
 
 
 def _consumer() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import errno
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from holdfast.actors.booking.messages import DeliveryReport, Notify
+from holdfast.actors.health import Health
 from holdfast.actors.notification.actor import NotificationOptions, run_notification
 from holdfast.actors.notification.files import FileMailer
 from holdfast.actors.notification.text import render
@@ -20,6 +22,8 @@ from holdfast.transport.memory_log import MemoryLog
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
 
 NOTIFY = Notify(
     "b1",
@@ -95,23 +99,53 @@ async def test_drafts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert not draft.exists()
 
 
-async def test_notifications_become_files_and_reports(tmp_path: Path) -> None:
-    log = MemoryLog(FixedClock())
+async def emit(log: MemoryLog, *notifies: Notify) -> None:
+    """Let the book commit one input that emits *notifies*."""
     await log.append("demo", [NewInput("tick", b"{}", by="service:booking")])
     record = await log.take_over("demo", "owner")
     inputs = (await log.read_inputs({"demo": record.position}, 512, 0))["demo"]
     last = inputs[-1].id
     ms, _, seq = last.partition("-")
-    odd = msgspec.structs.replace(NOTIFY, kind="odd")
     entries = [
         ActionEntry(f"{ms}-{int(seq) * 4096 + n}", f"{last}:{n}", "notify", msgspec.json.encode(a))
-        for n, a in enumerate((NOTIFY, NOTIFY, odd))
+        for n, a in enumerate(notifies)
     ]
     outcomes = [OutcomeEntry(i.id, "accepted", b"{}") for i in inputs]
     commit = Commit(
         "demo", record.epoch, "owner", record.position, last, 1, "d", outcomes, [], entries, []
     )
     assert await log.commit([commit]) == [None]
+
+
+async def test_a_mailer_that_fails_is_told_and_so_is_that_it_works_again(
+    autojump_clock: MockClock,
+) -> None:
+    health, stop = Health(), trio.Event()
+    heard: list[dict[str, str]] = []
+    health.listen(lambda: heard.append(health.troubles))
+    log = MemoryLog(FixedClock())
+    await emit(log, NOTIFY)
+
+    class FullOnce:
+        """A mailer whose disk is full, once."""
+
+        async def deliver(self, message: Message) -> bool:
+            if not heard:
+                raise OSError(errno.ENOSPC, "to ada@example.org")
+            stop.set()
+            return True
+
+    options = NotificationOptions(wait_s=0.01)
+    await run_notification(
+        log, FullOnce(), consumer="one", options=options, stop=stop, health=health
+    )
+    why = "a message could not be delivered (ENOSPC): look at the outbox and its disk"
+    assert heard == [{"mailer": why}, {}]
+
+
+async def test_notifications_become_files_and_reports(tmp_path: Path) -> None:
+    log = MemoryLog(FixedClock())
+    await emit(log, NOTIFY, NOTIFY, msgspec.structs.replace(NOTIFY, kind="odd"))
     stop = trio.Event()
     found: list[DeliveryReport] = []
     async with trio.open_nursery() as nursery:

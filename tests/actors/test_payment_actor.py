@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from holdfast.actors.booking.messages import (
     Refund,
     Void,
 )
+from holdfast.actors.health import Health
 from holdfast.actors.payment.actor import PaymentOptions, run_payment
 from holdfast.actors.payment.ledger import Capture as CaptureCall
 from holdfast.actors.payment.ledger import Hold, Ledger, Reply
@@ -27,6 +29,7 @@ from holdfast.actors.payment.ledger import Void as VoidCall
 from holdfast.actors.ports import (
     ActionEntry,
     Commit,
+    ForeignDataError,
     InputEntry,
     LogUnavailableError,
     NewInput,
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from holdfast.actors.ports import DeadLetter
+    from holdfast.actors.ports import ActionStream, DeadLetter
 
 OPTIONS = PaymentOptions(wait_s=0.5, call_timeout_s=2.0, attempts_max=2, stop_grace_s=5.0)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -57,6 +60,14 @@ class FlakyLog(MemoryLog):
 
     away = 0
     lost_after = 0
+    spoilt = ""
+
+    async def read_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        if self.spoilt in books:
+            raise ForeignDataError("somebody wrote there")
+        return await super().read_actions(stream, books, consumer, count, wait_s)
 
     async def finish_actions(
         self,
@@ -405,6 +416,52 @@ async def test_a_post_of_unknown_fate_is_posted_again(
     await emit(log, "demo", hold(1))
     found = await run_until_idle(log, FakeProvider(), 2)
     assert found[0] == found[1]
+
+
+async def test_a_log_or_a_provider_that_is_away_is_told_and_so_is_that_it_is_back(
+    autojump_clock: MockClock, log: FlakyLog
+) -> None:
+    health, provider, stop = Health(), FakeProvider(), trio.Event()
+    heard: list[dict[str, str]] = []
+    health.listen(lambda: heard.append(health.troubles))
+    answers: list[ProviderUnavailableError | None] = [ProviderUnavailableError("busy"), None]
+    log.away = 2
+
+    async def answer() -> None:
+        if error := answers.pop(0):
+            raise error
+
+    provider.before = answer
+    await emit(log, "demo", hold(1))
+    run = partial(run_payment, consumer="one", options=OPTIONS, stop=stop, health=health)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, log, provider)
+        await results(log, "demo", 1)
+        stop.set()
+    assert heard == [
+        {"provider": "the provider is unavailable: busy"},
+        {},
+        {"log": "away"},
+        {},
+    ]
+
+
+async def test_a_book_that_is_left_out_is_told_until_a_person_has_looked(
+    autojump_clock: MockClock, log: FlakyLog
+) -> None:
+    health, stop = Health(), trio.Event()
+    heard: list[dict[str, str]] = []
+
+    def hear() -> None:
+        heard.append(health.troubles)
+        stop.set()
+
+    health.listen(hear)
+    log.spoilt = "demo"
+    await emit(log, "demo", hold(1))
+    run = partial(run_payment, consumer="one", options=OPTIONS, stop=stop, health=health)
+    await run(log, FakeProvider())
+    assert heard == [{"book demo": "somebody wrote there"}]
 
 
 async def test_books_that_come_later_are_served(autojump_clock: MockClock, log: FlakyLog) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from holdfast.cli import children
-from holdfast.cli.children import Child, ChildError
+from holdfast.cli.children import WHY_LENGTH_MAX, Child, ChildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -74,6 +74,54 @@ async def test_a_child_is_asked_to_stop_and_killed_if_it_does_not(spawn: Spawn) 
         assert await gentle.stop(30) == -signal.SIGTERM
         assert await hard.stop(0.05) == -signal.SIGKILL
         assert await hard.stop(0.05) == -signal.SIGKILL
+
+
+SAY = """
+import sys, trio
+from holdfast.actors.health import Health
+from holdfast.cli.children import say_ready, tell_troubles
+async def main():
+    fd, health = int(sys.argv[1]), Health()
+    health.trouble("early", "before anybody listened")
+    say_ready(fd, {"url": ""})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell_troubles, fd, health)
+        await use(health)
+        nursery.cancel_scope.cancel()
+"""
+"""A child that says how it fares; what it does is in ``use``."""
+
+
+async def test_a_child_says_how_it_fares_at_once_and_whenever_that_changes(spawn: Spawn) -> None:
+    code = """
+async def use(health):
+    await trio.sleep(0.05)
+    health.well("early")
+    health.trouble("log", "é" * 10_000)
+    await trio.sleep_forever()
+"""
+    with spawn(SAY + code + "trio.run(main)") as child, trio.fail_after(20):
+        assert await child.wait_ready() == {"url": ""}
+        assert await child.hear_troubles() == {"early": "before anybody listened"}
+        assert await child.hear_troubles() == {"log": "é" * WHY_LENGTH_MAX}
+        child.send(signal.SIGKILL)
+        assert await child.hear_troubles() is None
+
+
+async def test_a_child_does_not_wait_for_a_parent_that_does_not_read(spawn: Spawn) -> None:
+    """The pipe has long been full when it ends by itself."""
+    code = """
+async def use(health):
+    import holdfast.cli.children as children
+    children.TELL_EVERY_S = 0
+    for number in range(1_000):
+        for subject in range(children.TROUBLES_MAX):
+            health.trouble(f"book {subject}", f"{number} " * 500)
+        await trio.sleep(0)
+"""
+    with spawn(SAY + code + "trio.run(main)") as child, trio.fail_after(20):
+        await child.wait_ready()
+        assert await child.wait() == 0
 
 
 async def test_waiting_for_a_child_can_be_cancelled(spawn: Spawn) -> None:

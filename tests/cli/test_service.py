@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import redis
 
-from holdfast.cli.supervisor import read_status
+from holdfast.cli.status_file import read_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

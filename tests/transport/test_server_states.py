@@ -28,6 +28,7 @@ from holdfast.actors.booking import wire
 from holdfast.actors.booking.actor import BookingOptions, run_booking
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.executor import ExecutorOptions, run_executor
+from holdfast.actors.health import Health
 from holdfast.actors.ports import GENESIS, LogUnavailableError, NewInput
 from holdfast.bootstrap import SystemClock
 from holdfast.transport.keys import BookKeys
@@ -176,7 +177,9 @@ async def house(server: EmbeddedServer) -> AsyncGenerator[House]:
         new = NewInput("define_practice", wire.encode_message(practice), "p", "service:w")
         home.acknowledged += await mine.append(BOOK, [new])
         booking = partial(run_booking, owner="me", options=BOOKING, stop=stop)
-        executor = partial(run_executor, consumer="e", options=EXECUTOR, stop=stop)
+        health = Health()
+        health.listen(lambda: home.said.extend(health.troubles.values()))
+        executor = partial(run_executor, consumer="e", options=EXECUTOR, stop=stop, health=health)
         with capture_logs() as lines:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(booking, bookings, SystemClock())
@@ -185,6 +188,9 @@ async def house(server: EmbeddedServer) -> AsyncGenerator[House]:
                 yield home
                 await home.push_until_decided()
                 await home.wait_rest()
+                with trio.fail_after(20):
+                    while health.troubles:  # noqa: ASYNC110 - a read that waits is well at its end
+                        await trio.sleep(0.02)
                 stop.set()
         home.said += [line["why"] for line in lines if "why" in line]
         await home.assert_sound()

@@ -34,7 +34,7 @@ def actor(
     redis: RedisOption = None,
     config: ConfigOption = None,
     parent: Annotated[int, typer.Option(help="End with this process.")] = 0,
-    ready_fd: Annotated[int, typer.Option(help="Say there when ready.")] = -1,
+    ready_fd: Annotated[int, typer.Option(help="Say there when ready, and of troubles.")] = -1,
     script: Annotated[Path | None, typer.Option(help="The sandbox provider's script.")] = None,
 ) -> None:
     """Run one actor, or the sandbox payment provider, until SIGTERM."""
@@ -46,7 +46,7 @@ def actor(
     if parent:
         die_with_parent(parent)
 
-    def ready(url: str = "") -> None:
+    def ready(url: str) -> None:
         if ready_fd >= 0:
             say_ready(ready_fd, {"url": url})
 
@@ -56,7 +56,7 @@ def actor(
         if kind == "provider":
             _provide(settings, script, ready)
         else:
-            raise typer.Exit(trio.run(_until_stopped, kind, settings, ready, parent))
+            raise typer.Exit(trio.run(_until_stopped, kind, settings, ready_fd, parent))
 
 
 def _provide(settings: Settings, script: Path | None, ready: Callable[[str], None]) -> None:
@@ -71,17 +71,23 @@ def _provide(settings: Settings, script: Path | None, ready: Callable[[str], Non
         raise CliError(f"the sandbox provider cannot run: {error}") from None
 
 
-async def _until_stopped(
-    kind: ActorKind, settings: Settings, ready: Callable[[], None], parent: int
-) -> int:
+async def _until_stopped(kind: ActorKind, settings: Settings, ready_fd: int, parent: int) -> int:
     import trio
 
+    from holdfast.actors.health import Health
     from holdfast.bootstrap import run_actor
-    from holdfast.cli.children import watch_parent
+    from holdfast.cli.children import say_ready, tell_troubles, watch_parent
 
+    health = Health()
     async with stop_on_signal() as stop, trio.open_nursery() as nursery:
         if parent:
             nursery.start_soon(watch_parent, parent)
-        await run_actor(kind, settings, stop, ready)
+
+        def ready() -> None:
+            if ready_fd >= 0:
+                say_ready(ready_fd, {"url": ""})
+                nursery.start_soon(tell_troubles, ready_fd, health)
+
+        await run_actor(kind, settings, stop, ready, health)
         nursery.cancel_scope.cancel()
     return EXIT_GOOD if stop.is_set() else EXIT_FAILED

@@ -7,7 +7,8 @@ in the main thread and not by ``trio.lowlevel.open_process``, which does so in a
 kernel knows no such signal (macOS), the child looks for its parent from time to time.
 
 Each child leads its own process group, so that a Ctrl-C in the terminal reaches the supervisor alone,
-which then stops the children in order. A child says that it is ready by one line of JSON on a pipe.
+which then stops the children in order. A child says on a pipe that it is ready, by a line of JSON,
+and by further lines how it fares. It never waits for a parent that does not read them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,8 +28,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-READY_BYTES_MAX: Final = 65_536
-"""Longest line of readiness."""
+    from holdfast.actors.health import Health
+
+LINE_BYTES_MAX: Final = 65_536
+"""Longest line that a child may say."""
+
+TELL_EVERY_S: Final = 0.2
+"""Least time between two lines of a child about how it fares; the later one has all that changed."""
+
+TROUBLES_MAX: Final = 20
+"""Most troubles in such a line."""
+
+WHY_LENGTH_MAX: Final = 500
+"""Longest sentence of a trouble; the rest is left out."""
 
 POLL_S: Final = 0.05
 """How often a child is looked at where the kernel cannot tell of its end."""
@@ -61,7 +74,8 @@ class Child:
             raise ChildError(f"cannot start {name}: {error.strerror}") from error
         finally:
             os.close(write_fd)
-        self._ready = trio.lowlevel.FdStream(read_fd)
+        self._pipe = trio.lowlevel.FdStream(read_fd)
+        self._said = b""
         self._pidfd = open_pidfd(self._process.pid)
 
     def _spawn(
@@ -102,13 +116,29 @@ class Child:
         Raises:
           ChildError: It ended, or said something else.
         """
-        data = b""
-        while not data.endswith(b"\n"):
-            chunk = await self._ready.receive_some(READY_BYTES_MAX)
-            data += chunk
-            if not chunk or len(data) > READY_BYTES_MAX:
-                raise ChildError(f"{self.name} ended before it was ready")
-        return msgspec.json.decode(data, type=dict[str, object])
+        line = await self._hear()
+        if not line:
+            raise ChildError(f"{self.name} ended before it was ready")
+        return msgspec.json.decode(line, type=dict[str, object])
+
+    async def hear_troubles(self) -> dict[str, str] | None:
+        """Wait until the child, which is ready, says anew how it fares: why it waits, by subject.
+
+        Returns:
+          What it says; None when it says no more.
+        """
+        line = await self._hear()
+        return msgspec.json.decode(line, type=dict[str, str]) if line else None
+
+    async def _hear(self) -> bytes:
+        """The next line, b"" where there is none any more."""
+        while b"\n" not in self._said:
+            chunk = await self._pipe.receive_some(LINE_BYTES_MAX)
+            if not chunk or len(self._said) > LINE_BYTES_MAX:
+                return b""
+            self._said += chunk
+        line, _, self._said = self._said.partition(b"\n")
+        return line
 
     async def wait(self) -> int:
         """Wait until the child has ended; return its exit code."""
@@ -136,7 +166,7 @@ class Child:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        self._ready.close()
+        self._pipe.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
@@ -172,6 +202,31 @@ async def watch_parent(parent: int) -> None:
 
 
 def say_ready(fd: int, facts: Mapping[str, object]) -> None:
-    """Tell the parent that this process is ready."""
-    with os.fdopen(fd, "wb") as pipe:
-        pipe.write(msgspec.json.encode(facts) + b"\n")
+    """Tell the parent that this process is ready. The pipe stays open, for :func:`tell_troubles`."""
+    os.write(fd, msgspec.json.encode(facts) + b"\n")
+
+
+async def tell_troubles(fd: int, health: Health) -> None:
+    """Tell the parent whenever what troubles this process changes; call it once it is ready.
+
+    Where the parent does not read, this waits, and nothing else does.
+    """
+    changed = trio.Event()
+
+    def note() -> None:
+        changed.set()
+
+    health.listen(note)
+    if health.troubles:
+        note()
+    async with trio.lowlevel.FdStream(fd) as pipe:
+        while True:
+            await changed.wait()
+            changed = trio.Event()
+            told = islice(health.troubles.items(), TROUBLES_MAX)
+            line = msgspec.json.encode({subject: why[:WHY_LENGTH_MAX] for subject, why in told})
+            try:
+                await pipe.send_all(line + b"\n")
+            except trio.BrokenResourceError:
+                return  # the parent is gone, and this process ends with it
+            await trio.sleep(TELL_EVERY_S)

@@ -184,7 +184,7 @@ def drain(
         settings = settings_of(data, redis, config)
 
     async def main() -> int:
-        from holdfast.cli.supervisor import read_status
+        from holdfast.cli.status_file import read_status
 
         service = read_status(settings.data)
         if service is None or settings.redis_url not in (None, service.redis):
@@ -206,7 +206,7 @@ async def _stop(settings: Settings, pid: int) -> None:
     """Ask the supervisor to stop, and wait until it has given up its lock."""
     import trio
 
-    from holdfast.cli.supervisor import read_status
+    from holdfast.cli.status_file import read_status
 
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)

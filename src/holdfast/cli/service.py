@@ -9,7 +9,8 @@ import msgspec
 
 from holdfast.bootstrap import open_log
 from holdfast.cli.common import EXIT_FAILED, CliError
-from holdfast.cli.supervisor import Status, Supervisor, read_status
+from holdfast.cli.status_file import Status, read_status
+from holdfast.cli.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -21,7 +21,7 @@ from holdfast.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from holdfast.cli.supervisor import Status
+    from holdfast.cli.status_file import Status
     from holdfast.tools.status import BookStatus, StreamStatus
 
 
@@ -57,7 +57,7 @@ def status(
         from holdfast.bootstrap import open_operator
         from holdfast.cli.follow import require_book
         from holdfast.cli.service import log_to_look_at
-        from holdfast.cli.supervisor import read_status
+        from holdfast.cli.status_file import read_status
         from holdfast.tools.status import book_status
 
         service = read_status(settings.data)

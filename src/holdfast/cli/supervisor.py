@@ -2,8 +2,8 @@
 
 Each part is started when the one before it is ready, is started again with growing pauses when it
 dies, and is stopped in reverse order. Nothing is left running, whatever happens to the supervisor
-(see :mod:`holdfast.cli.children`). What runs where is in ``status.json`` in the data folder, so that
-``push``, ``show`` and ``check`` find it; a lock there keeps a second service out.
+(see :mod:`holdfast.cli.children`). What runs where, and how it fares, is in ``status.json`` in the data
+folder (:mod:`holdfast.cli.status_file`); a lock there keeps a second service out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ import trio
 
 from holdfast.cli.children import POLL_S, Child, ChildError, open_pidfd
 from holdfast.cli.common import EXIT_FAILED, EXIT_SUPERSEDED, EXIT_USAGE, CliError
+from holdfast.cli.pulse import pulse
+from holdfast.cli.status_file import (
+    LOCK_FILE,
+    STATUS_FILE,
+    Board,
+    PartHealth,
+    Status,
+    write_status,
+)
 from holdfast.config.settings import to_environ
 
 if TYPE_CHECKING:
@@ -49,14 +58,15 @@ STEADY_S: Final = 1.0
 """A part that ran so long after it was ready starts again without a pause, and so does one that was
 ready and got SIGKILL: that comes from outside, and does not tell that the part cannot live."""
 
+PULSE_S: Final = 1.0
+"""Time between two looks whether our server answers."""
+
 LOCK_TRIES_MAX: Final = 10
 LOCK_PAUSE_S: Final = 0.02
 
 FAILURES_MAX: Final = 10
 """So many starts in a row that do not last end the service."""
 
-STATUS_FILE: Final = "status.json"
-LOCK_FILE: Final = "service.lock"
 LOG_FOLDER: Final = "logs"
 
 
@@ -65,49 +75,6 @@ class ServiceError(CliError):
 
     def __init__(self, sentence: str, code: int = EXIT_FAILED) -> None:
         super().__init__(sentence, code)
-
-
-class PartStatus(msgspec.Struct, frozen=True):
-    """One process of the service."""
-
-    pid: int
-    restarts: int = 0
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What is in ``status.json``.
-
-    Attributes:
-      pid: Of the supervisor.
-      redis: URL of the server.
-      provider: URL of the payment provider, or "" where none runs.
-      started_ms: When the service was started, milliseconds since the epoch.
-    """
-
-    pid: int
-    redis: str
-    provider: str
-    started_ms: int
-    parts: dict[str, PartStatus] = {}
-
-
-def read_status(data: Path) -> Status | None:
-    """What runs in the folder *data*; None where nothing does."""
-    try:
-        with (data / LOCK_FILE).open("rb") as lock:
-            if _is_locked(lock):
-                return msgspec.json.decode((data / STATUS_FILE).read_bytes(), type=Status)
-    except (OSError, msgspec.DecodeError):
-        pass
-    return None  # a file that a killed service left is not taken for a running one
-
-
-def _is_locked(lock: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
 
 
 class Supervisor:
@@ -142,6 +109,7 @@ class Supervisor:
         self._server: EmbeddedServer | None = None
         self._server_ready = trio.Event()
         self._restarts: dict[str, int] = {}
+        self._board = Board()
         self._lock: IO[bytes] | None = None
         self._rng = random.Random()
         self._started_ms = time.time_ns() // 1_000_000
@@ -228,12 +196,13 @@ class Supervisor:
                 await self._start_server()
                 nursery.start_soon(self._keep_server)
         elif part != "provider" or self.settings.provider.url is None:
+            self._note(part, "starting")
             try:
                 child = await self._start_child(part)
             except ChildError as error:
                 raise self._explain(part, error) from None
+            self._note(part, "ok")
             nursery.start_soon(self._keep_child, part, child)
-        self._write_status()
 
     async def _stop(self) -> None:
         """Stop the actors all at once, then the provider that they call, then the server."""
@@ -263,6 +232,7 @@ class Supervisor:
         assert durability != "replicated", "refused with the settings: our server has no replicas"
         config = ServerConfig(self.data, durability, port=self._port)
         server = self._server = EmbeddedServer(config)
+        self._note("server", "starting")
         try:
             server.start()
             await server.wait_ready()
@@ -270,6 +240,7 @@ class Supervisor:
             raise ServiceError(str(error)) from None
         self._server_ready.set()
         self.settings = msgspec.structs.replace(self.settings, redis_url=server.url)
+        self._note("server", "ok")
 
     async def _keep_server(self) -> None:
         server = self._server
@@ -277,13 +248,24 @@ class Supervisor:
         failures = 0
         while True:
             ready_at = trio.current_time()
-            await _wait_server(server)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_server, server.url)
+                await _wait_server(server)
+                nursery.cancel_scope.cancel()
             self._server_ready = trio.Event()
             self._on_event("server", "ended")
+            self._note("server", "restarting", {"process": "it ended"})
             failures = _failures(failures, server.code, trio.current_time() - ready_at)
             failures = await self._start_server_again(server, failures)
             self._server_ready.set()
             self._count_restart("server", server.pid or 0)
+
+    async def _watch_server(self, url: str) -> None:
+        """Take down whether the server, which runs, also answers."""
+        while True:
+            await trio.sleep(PULSE_S)
+            why = await pulse(url)
+            self._note("server", "waiting" if why else "ok", {"server": why} if why else {})
 
     async def _start_server_again(self, server: EmbeddedServer, failures: int) -> int:
         from holdfast.transport.server import ServerError
@@ -297,6 +279,7 @@ class Supervisor:
             except ServerError as error:
                 failures += 1
                 self._on_event("server", f"could not be started: {error}")
+                self._note("server", "restarting", {"process": str(error)})
             else:
                 return failures
         raise ServiceError(f"the server dies again and again; see {self.data}/server.log")
@@ -335,16 +318,29 @@ class Supervisor:
         failures = 0
         while True:
             ready_at = trio.current_time()
-            code = await child.wait()
+            code = await self._wait_end(part, child)
             if code == EXIT_SUPERSEDED:
                 raise ServiceError(
                     f"the {part} actor was superseded: another service works on the same server; "
                     "stop one of them"
                 )
             self._on_event(part, f"ended ({_ending(code)})")
+            self._note(part, "restarting", {"process": f"it ended ({_ending(code)})"})
             failures = _failures(failures, code, trio.current_time() - ready_at)
             child, failures = await self._start_again(part, failures)
             self._count_restart(part, child.pid)
+
+    async def _wait_end(self, part: Part, child: Child) -> int:
+        """Take down what *child* says of itself until it ends; return its exit code."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, part, child)
+            code = await child.wait()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _listen(self, part: Part, child: Child) -> None:
+        while (troubles := await child.hear_troubles()) is not None:
+            self._note(part, "waiting" if troubles else "ok", troubles)
 
     async def _start_again(self, part: Part, failures: int) -> tuple[Child, int]:
         while True:
@@ -360,10 +356,11 @@ class Supervisor:
                 if failures >= FAILURES_MAX:
                     raise self._explain(part, error) from None
                 self._on_event(part, f"could not be started, trying again: {error}")
+                self._note(part, "restarting", {"process": str(error)})
 
     def _count_restart(self, part: Part, pid: int) -> None:
         self._restarts[part] = self._restarts.get(part, 0) + 1
-        self._write_status()
+        self._note(part, "ok")
         self._on_event(part, f"started again as process {pid}")
 
     def _explain(self, part: Part, error: ChildError) -> ServiceError:
@@ -391,22 +388,23 @@ class Supervisor:
 
     # -- the status file ---------------------------------------------------
 
+    def _note(self, part: Part, health: PartHealth, whys: Mapping[str, str] | None = None) -> None:
+        """Take down how *part* fares."""
+        if self._board.note(part, health, whys or {}):
+            self._write_status()
+
     def _write_status(self) -> None:
-        pids = self.pids
         status = Status(
             pid=os.getpid(),
             redis=self.settings.redis_url or "",
             provider=self.settings.provider.url or "",
             started_ms=self._started_ms,
-            parts={n: PartStatus(pid, self._restarts.get(n, 0)) for n, pid in pids.items()},
+            parts=self._board.parts(self.pids, self._restarts),
         )
-        path = self.data / STATUS_FILE
-        new = path.with_suffix(".new")
-        text = msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
-        # The server's URL may have a password in it: nobody else may read the file.
-        with open(new, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(text)
-        new.replace(path)
+        try:
+            write_status(self.data, status)
+        except OSError as error:  # a full disk must not end a service that could outlive it
+            self._on_event("service", f"cannot write {STATUS_FILE}: {error.strerror}")
 
 
 def _ignore(_part: str, _what: str) -> None:
