@@ -63,6 +63,9 @@ Call = Literal["", "preauthorize", "capture", "void", "refund", "check_status"]
 
 ORPHANS_MAX = 256
 
+LEFTOVERS_SPARE = 64
+"""So many timers that no booking wants any more may lie about, besides a quarter of those set."""
+
 HOUR_MS = 3_600_000
 
 _Key = TypeVar("_Key")
@@ -275,6 +278,7 @@ class Book:
         "practices",
         "revisions",
         "sheets",
+        "sweep_at",
         "timers",
         "touched",
     )
@@ -290,6 +294,7 @@ class Book:
         self.practice: Practice | None = None  # the last of them, which holds now
         self.sheets: dict[tuple[str, int], Sheet] = {}
         self.timers: list[tuple[int, str, int]] = []  # (due, booking, 0 its own or 1 its payment's)
+        self.sweep_at = LEFTOVERS_SPARE  # so many timers are swept before another is added
         self.in_flight: dict[str, Booking] = {}  # by action id, in the order of emission
         self.customer_days: dict[tuple[str, int], list[Booking]] = {}  # live ones
         self.customer_holds: dict[str, int] = {}
@@ -311,7 +316,10 @@ class Book:
         """Take a new booking in; it is live."""
         self.bookings[booking.id] = booking
         self._enter(booking)
-        heappush(self.timers, (booking.due_ms, booking.id, 0))
+        if len(self.timers) >= self.sweep_at:
+            self._sweep()
+        else:
+            heappush(self.timers, (booking.due_ms, booking.id, 0))
         self.touch(booking)
 
     def move_to(self, booking: Booking, status: Status, due_ms: int) -> None:
@@ -405,6 +413,18 @@ class Book:
             return False
         return timer[0] == (booking.payment.due_ms if timer[2] else booking.due_ms)
 
+    def _sweep(self) -> None:
+        """Let go of leftovers: that of a cancelled appointment would stay until its time comes."""
+        timers = [(booking.due_ms, booking.id, 0) for booking in self.bookings.values()]
+        timers += [
+            (booking.payment.due_ms, booking.id, 1)
+            for booking in self.bookings.values()
+            if booking.payment.due_ms
+        ]
+        heapify(timers)
+        self.timers = timers
+        self.sweep_at = len(timers) * 5 // 4 + LEFTOVERS_SPARE
+
     # -- indexes ------------------------------------------------------------------------------
 
     def _enter(self, booking: Booking) -> None:
@@ -479,12 +499,9 @@ class Book:
         for booking in state.bookings:
             book.bookings[booking.id] = booking
             book._enter(booking)
-            book.timers.append((booking.due_ms, booking.id, 0))
-            if booking.payment.due_ms:
-                book.timers.append((booking.payment.due_ms, booking.id, 1))
             if booking.payment.in_flight:
                 in_flight.append(booking)
-        heapify(book.timers)
+        book._sweep()
         in_flight.sort(key=lambda booking: action_order(booking.payment.in_flight))
         book.in_flight = {booking.payment.in_flight: booking for booking in in_flight}
         for keyed in state.keys:
