@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import hiredis
+import structlog
 
 from holdfast.actors.ports import (
     ActionEntry,
@@ -22,6 +23,7 @@ from holdfast.transport.keys import book_keys
 from holdfast.transport.pool import ScriptCall
 from holdfast.transport.redis_commits import add_dead_letters, script_error
 from holdfast.transport.redis_follow import foreign_key, read_command, stream_facts
+from holdfast.transport.scripts import Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +32,33 @@ if TYPE_CHECKING:
     from holdfast.transport.durability import Copies
     from holdfast.transport.pool import Server
 
+_log: Any = structlog.get_logger("log")
+
 Found = list[tuple[str, ActionEntry]]
 
 _ROUNDS_MAX = 64
 """Most pages of pending entries that one claim looks through."""
+
+FORGET_S = 3600.0
+"""A consumer that has nothing pending and was not heard of for so long is taken for a dead one."""
+
+_FORGET = Script(
+    "forget consumers",
+    """
+-- KEYS: action stream. ARGV: group, milliseconds without a word. Who has anything pending stays: its
+-- entries would go with it. Returns how many went.
+local gone = 0
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local told = {}
+  for i = 1, #consumer, 2 do told[consumer[i]] = consumer[i + 1] end
+  if told['pending'] == 0 and told['idle'] >= tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], told['name'])
+    gone = gone + 1
+  end
+end
+return gone
+""",
+)
 
 
 class Groups:
@@ -42,6 +67,7 @@ class Groups:
     def __init__(self, server: Server, copies: Copies) -> None:
         self._server = server
         self._copies = copies
+        self._tidied: dict[tuple[ActionStream, str], None] = {}
 
     async def read(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
@@ -95,6 +121,7 @@ class Groups:
         """Entries that others left, at most *count*, now ours."""
         for book in books:
             book_keys(book)
+        await self._forget_dead(stream, books)
         cursors = dict.fromkeys(books, "0-0")
         found: dict[str, list[tuple[bytes, list[bytes]]]] = {}
         room = count
@@ -119,6 +146,28 @@ class Groups:
         return await self._confirmed(
             stream, consumer, await self._decode(stream, found, deliveries)
         )
+
+    async def _forget_dead(self, stream: ActionStream, books: Sequence[str]) -> None:
+        """Let consumers go that are dead and left nothing.
+
+        Every process has a consumer's name of its own, and leaves it behind. So each looks once, and
+        there are no more names than processes were begun in ``FORGET_S``.
+        """
+        new = [book for book in books if (stream, book) not in self._tidied]
+        if not new:
+            return
+        least_ms = math.ceil(FORGET_S * 1000)
+        calls = [
+            ScriptCall(_FORGET, (book_keys(book).stream(stream),), (stream, least_ms))
+            for book in new
+        ]
+        for book, reply in zip(
+            new, await self._server.call_scripts(calls, again=True), strict=True
+        ):
+            self._tidied[stream, book] = None
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOPERM"):
+                # Rules of an older release: names that stay harm nobody soon.
+                _log.warning("consumers_kept", stream=stream, book=book, why=str(reply))
 
     async def _confirmed(self, stream: ActionStream, consumer: str, actions: Found) -> Found:
         """*actions*, once enough replicas have all that came before: then none can be forgotten.

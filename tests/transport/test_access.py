@@ -33,6 +33,7 @@ from holdfast.actors.ports import (
 )
 from holdfast.cli.children import Child
 from holdfast.config.settings import Settings, load, to_environ
+from holdfast.transport import redis_actions
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import open_redis_log
@@ -172,8 +173,11 @@ def secrets_in(data: bytes, guarded: Guarded) -> list[str]:
     return [role for role, secret in guarded.passwords.items() if secret.encode() in data]
 
 
-async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(guarded: Guarded) -> None:
+async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     book = "calls"
+    monkeypatch.setattr(redis_actions, "FORGET_S", 0)
     deciding = ServerOptions(disk="durable", ahead_max_s=60.0)
     async with open_redis_log(guarded.url("booking"), options=deciding) as log:
         await log.take_over(book, "me")
@@ -206,6 +210,13 @@ async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(guarde
             result = NewInput("tick", b"{}", by="service:test")
             letters = [DeadLetter(stream, left[1], "why", ())]
             await log.finish_actions(stream, book, [(left[0], result), (left[1], None)], letters)
+        async with open_redis_log(guarded.url(role)) as log:  # who begins forgets the dead
+            await log.claim_actions(stream, [book], "three", 9, 60)
+        with guarded.client("operator") as client:
+            names = [
+                c["name"] for c in client.xinfo_consumers(BookKeys(book).stream(stream), stream)
+            ]
+            assert names == [b"three"]
     for role in ("follower", "gateway"):
         async with open_redis_log(guarded.url(role)) as log:
             assert (await log.read_record(book)).position == after

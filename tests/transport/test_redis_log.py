@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from holdfast.actors.ports import (
+    ActionEntry,
     Commit,
     CommitUnknownError,
     LogError,
@@ -24,7 +25,7 @@ from holdfast.actors.ports import (
     OutcomeEntry,
     Snapshot,
 )
-from holdfast.transport import scripts
+from holdfast.transport import redis_actions, scripts
 from holdfast.transport.connection import Connection
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.pool import ServerOptions
@@ -546,3 +547,34 @@ async def test_other_peoples_groups_hold_trimming_back(
     client.xgroup_create(BookKeys(book).outcomes, "archive", "0")
     removed = await redis_log.trim(book)
     assert (removed["inputs"], removed["outcomes"]) == (1, 0)
+
+
+async def test_consumers_that_died_and_left_nothing_are_forgotten(
+    real_server: EmbeddedServer,
+    client: Any,  # noqa: ANN401
+    book: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every process that ever executed left its name in the group."""
+    keys = BookKeys(book)
+    async with open_redis_log(real_server.url, rng=random.Random(1)) as log:
+        ids = await led(log, book, 1)
+        action = ActionEntry(action_stream_id(ids[-1], 0), "a", "void", b"{}")
+        outcomes = [OutcomeEntry(id_, "accepted", b"{}") for id_ in ids]
+        await log.commit(
+            [Commit(book, 1, "me", "0-0", ids[-1], 1, "d", outcomes, [action], [], [])]
+        )
+        for name in ("dead", "died with an action", "dead too"):
+            await log.read_actions("payments", [book], name, 1, 0)
+        await log.claim_actions("payments", [book], "died with an action", 1, 0)
+
+    async def consumers() -> list[str]:
+        async with open_redis_log(real_server.url, rng=random.Random(1)) as log:
+            for _ in range(2):
+                assert await log.claim_actions("payments", [book], "living", 1, 60) == []
+        return sorted(c["name"] for c in client.xinfo_consumers(keys.payments, "payments"))
+
+    assert await consumers() == ["dead", "dead too", "died with an action", "living"]
+    monkeypatch.setattr(redis_actions, "FORGET_S", 0)
+    assert await consumers() == ["died with an action", "living"]
+    assert client.xpending(keys.payments, "payments")["pending"] == 1
