@@ -27,6 +27,7 @@ from holdfast.actors.ports import (
     LogError,
     LogUnavailableError,
     StreamFacts,
+    TailLostError,
 )
 from holdfast.transport import scripts
 from holdfast.transport.ahead import AheadGuard
@@ -364,6 +365,7 @@ class RedisLog:
         for commit, result in zip(commits, results, strict=True):
             if result is None:
                 await self._tails.saw(commit.book, commit.position, commit.position)
+        await self._report_loss(results)
         return results
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
@@ -381,7 +383,13 @@ class RedisLog:
         for commit, answer in zip(commits, answers, strict=True):
             if answer is True:
                 await self._tails.saw(commit.book, commit.position, commit.position)
+        await self._report_loss(answers)
         return answers
+
+    async def _report_loss(self, answers: Sequence[object]) -> None:
+        """Report the range before somebody learns of a loss who ends for it, and forgets."""
+        if any(isinstance(answer, TailLostError) for answer in answers):
+            await self._tails.look()
 
     async def lost_tails(self, book: str) -> list[LostTail]:
         """What *book*'s log was seen to have lost, in failovers and restarts, oldest first."""
@@ -440,7 +448,9 @@ class RedisLog:
         )
         reply = (await self._server.call_scripts([call], again=True))[0]
         if isinstance(reply, hiredis.ReplyError):
-            raise script_error(reply, book, epoch, "saving a snapshot of")
+            error = script_error(reply, book, epoch, "saving a snapshot of")
+            await self._report_loss([error])
+            raise error
 
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log.trim``. ``deadletters`` are never trimmed."""

@@ -16,6 +16,7 @@ The report is a line in the log, and an entry of the book's stream ``losses``, f
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -111,6 +112,10 @@ class _Seen(msgspec.Struct):
     inputs: str = GENESIS
     decided: str = GENESIS
 
+    def add(self, inputs: str, decided: str) -> None:
+        self.inputs = _later(self.inputs, inputs)
+        self.decided = _later(self.decided, decided)
+
 
 class TailWatch:
     """What one process remembers of the books on *server*."""
@@ -118,6 +123,7 @@ class TailWatch:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._seen: dict[str, _Seen] = {}
+        self._doubtful: dict[str, _Seen] = {}
         self._history: History | None = None
         self._losses = server.losses
         self._remember_at = -math.inf
@@ -126,26 +132,25 @@ class TailWatch:
     async def saw(self, book: str, inputs: str = GENESIS, decided: str = GENESIS) -> None:
         """Remember that the log had an input, or a decided position, of *book*.
 
-        What was seen on a new connection may be of a new history, so what was remembered of the old
-        one is compared first; where that cannot be done now, the next time will do.
+        What is told after a connection was lost may be of the old history, in an answer that had just
+        come, or of a new one. It is not added to what is remembered of the old one before it was
+        looked for; where that cannot be done now, the next time will do.
         """
-        if self._server.losses != self._losses:
-            try:
-                await self.look()
-            except LogError:
-                return
-        seen = self._seen.setdefault(book, _Seen())
-        seen.inputs = _later(seen.inputs, inputs)
-        seen.decided = _later(seen.decided, decided)
+        if self._server.losses == self._losses:
+            self._seen.setdefault(book, _Seen()).add(inputs, decided)
+            return
+        self._doubtful.setdefault(book, _Seen()).add(inputs, decided)
+        with suppress(LogError):
+            await self.look()
 
     def commands(self) -> tuple[Command, ...]:
         """What to send behind a commit, so that the server's offset is known; nothing mostly."""
         return (("INFO", "replication"),) if anyio.current_time() >= self._remember_at else ()
 
     def remember(self, reply: Reply) -> None:
-        """Take the reply to that."""
+        """Take the reply to that, unless it may be of a new history that was not looked at yet."""
         self._remember_at = anyio.current_time() + REMEMBER_S
-        if not isinstance(reply, hiredis.ReplyError):
+        if self._server.losses == self._losses and not isinstance(reply, hiredis.ReplyError):
             self._history = history_of(parse_info(reply))
 
     async def look(self) -> list[LostTail]:
@@ -157,41 +162,53 @@ class TailWatch:
         losses = self._server.losses
         if losses == self._losses:
             return []
-        if not self._seen:
+        if not self._seen and not self._doubtful:
             self._losses = losses
             return []
         async with self._looking:  # who reads and who commits come back at the same time
             if losses <= self._losses:
                 return []
-            before = self._history
             (reply,) = await self._server.run([("INFO", "replication")], again=True)
-            self.remember(reply)
+            before = self._history or History()
+            now = before if isinstance(reply, hiredis.ReplyError) else history_of(parse_info(reply))
             found: list[LostTail] = []
-            for book, seen in list(self._seen.items()):
-                lost = await self._compare(book, seen, before or History())
-                if lost is not None:
-                    await self._report(lost, keep=seen.decided != GENESIS)
-                    found.append(lost)
-            self._losses = losses
+            books = list(dict.fromkeys((*self._seen, *self._doubtful)))
+            while books:
+                for book in books:
+                    found += await self._look_at(book, before, now)
+                books = list(self._doubtful)  # what was told meanwhile
+            self._history, self._losses = now, losses
         return found
 
-    async def _compare(self, book: str, seen: _Seen, before: History) -> LostTail | None:
-        """What of *seen* the log of *book* has no more; then only what it has counts as seen."""
+    async def _look_at(self, book: str, before: History, now: History) -> list[LostTail]:
+        """Report what the log of *book* has no more; then only what it has counts as seen."""
         keys = book_keys(book)
-        # The last entry that is not after the one we saw is that very one, or it is lost.
-        asked = ((keys.inputs, seen.inputs), (keys.outcomes, seen.decided))
-        replies = await self._server.run(
-            [("XREVRANGE", key, id_, "-", "COUNT", 1) for key, id_ in asked], again=True
+        seen = self._seen.setdefault(book, _Seen())
+        doubtful = self._doubtful.pop(book, _Seen())
+        asked = (
+            *((keys.inputs, seen.inputs), (keys.inputs, doubtful.inputs)),
+            *((keys.outcomes, seen.decided), (keys.outcomes, doubtful.decided)),
         )
-        if any(isinstance(r, hiredis.ReplyError) and str(r).startswith("NOPERM") for r in replies):
-            return None  # A producer's role may not look.
-        inputs, decided = (_last_of(reply, book) for reply in replies)
-        lost_to = (seen.inputs, seen.decided)
-        if (inputs, decided) == lost_to:
-            return None
-        seen.inputs, seen.decided = inputs, decided
-        cause, size = cause_of(before, self._history or History())
-        return LostTail(book, inputs, lost_to[0], decided, lost_to[1], cause, size)
+        try:
+            # The last entry that is not after the one we saw is that very one, or it is lost.
+            replies = await self._server.run(
+                [("XREVRANGE", key, id_, "-", "COUNT", 1) for key, id_ in asked], again=True
+            )
+            if any(_is_denied(reply) for reply in replies):
+                return []  # A producer's role may not look.
+            kept = [_last_of(reply, book) for reply in replies]
+            inputs = _range(seen.inputs, doubtful.inputs, *kept[:2])
+            decided = _range(seen.decided, doubtful.decided, *kept[2:])
+            if inputs[0] == inputs[1] and decided[0] == decided[1]:
+                found = []
+            else:
+                found = [LostTail(book, *inputs, *decided, *cause_of(before, now))]
+                await self._report(found[0], keep=_later(*decided) != GENESIS)
+        except LogError:
+            self._doubtful.setdefault(book, _Seen()).add(doubtful.inputs, doubtful.decided)
+            raise
+        seen.inputs, seen.decided = _later(*kept[:2]), _later(*kept[2:])
+        return found
 
     async def _report(self, lost: LostTail, *, keep: bool) -> None:
         """Say it; *keep* it with the book too, where we decide for it and do not just look on."""
@@ -224,6 +241,18 @@ async def read_losses(server: Server, book: str) -> list[LostTail]:
                 f"the losses of {book} have an entry that we did not write: find out who did"
             ) from None
     return found
+
+
+def _is_denied(reply: Reply) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOPERM")
+
+
+def _range(seen: str, doubtful: str, kept: str, kept_doubtful: str) -> tuple[str, str]:
+    """Of two ids that were seen, what is kept up to there and what is lost up to where."""
+    lost = [id_ for id_, there in ((seen, kept), (doubtful, kept_doubtful)) if id_ != there]
+    if not lost:
+        return _later(seen, doubtful), _later(seen, doubtful)
+    return (kept if kept != seen else kept_doubtful), max(lost, key=parse_id)
 
 
 def _last_of(reply: Reply, book: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import redis
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from holdfast.actors.booking.actor import BookingOptions, run_booking
@@ -399,6 +400,28 @@ async def test_a_booking_actor_goes_on_after_a_failover_and_reports_what_was_los
     told = kept if level == "replicated" else gone[-1]  # of what it was told that it is written
     assert (loss.decided_kept, loss.decided_lost_to) == (kept, told)
     assert "tail_lost" in [line["event"] for line in lines]
+
+
+async def test_a_loss_that_a_commit_finds_first_is_reported_before_its_actor_ends(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """It ends for it, and with it what it remembers."""
+    switch = Switch(tmp_path / "s", pair.primary)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(switch.run)
+        async with open_redis_log(switch.url, options=DURABLE) as log:
+            ids = await led(log, 5)
+            await pair.in_step()
+            pair.detach_replica()
+            assert await log.commit([batch(ids[:4])]) == [None]
+            await pair.fail_over()
+            switch.target = pair.replica
+            await trio.testing.wait_all_tasks_blocked()  # the end of the connection has arrived
+            (error,) = await log.commit([batch(ids[4:], ids[3])])
+            assert isinstance(error, TailLostError)
+            (loss,) = await log.lost_tails("demo")
+            assert (loss.cause, loss.decided_lost_to) == ("failover", ids[3])
+        nursery.cancel_scope.cancel()
 
 
 async def again(log: RedisLog) -> list[str]:
