@@ -120,7 +120,7 @@ def parse_url(url: str) -> Address:
     )
 
 
-_UNAVAILABLE = {
+UNAVAILABLE = {
     "LOADING": "the server is loading its data: try again soon",
     "OOM": "the server's memory is full and it refuses writes: give it more memory or trim books",
     "READONLY": "this server is a read-only replica: connect to the primary",
@@ -137,6 +137,8 @@ _UNAVAILABLE = {
     "NOPERM": "the server's ACL forbids this to our user: give it the rules of its role",
     "EXECABORT": "the server refused a transaction: look into its log",
 }
+"""What the codes of errors mean that end by themselves or by an operator's hand."""
+
 _REFUSED = {
     "MOVED": "this is a node of a cluster and the book lives on another: name that one",
     "ASK": "the cluster is moving the book to another node: try again later",
@@ -148,10 +150,10 @@ def error_of(reply: hiredis.ReplyError, doing: str) -> LogError:
     """The error that says what *reply* means for us while *doing* something."""
     text = str(reply)
     code = text.partition(" ")[0]
-    if code in _UNAVAILABLE:
-        return LogUnavailableError(f"{doing}: {_UNAVAILABLE[code]}")
+    if code in UNAVAILABLE:
+        return LogUnavailableError(f"{doing}: {UNAVAILABLE[code]}")
     if "unauthenticated" in text:  # a long command before AUTH is no protocol, says the server
-        return LogUnavailableError(f"{doing}: {_UNAVAILABLE['NOAUTH']}")
+        return LogUnavailableError(f"{doing}: {UNAVAILABLE['NOAUTH']}")
     if "max number of clients" in text:
         return LogUnavailableError(f"{doing}: the server has too many clients: raise maxclients")
     if code == "WRONGTYPE":

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from holdfast.transport.codec import Argument
     from holdfast.transport.memory_log import IdPair, MemoryBook, MemoryLog
     from holdfast.transport.operator import Restored
+    from holdfast.transport.tails import LostTail
 
 _T = TypeVar("_T")
 
@@ -136,6 +137,10 @@ class MemoryOperator:
     async def now_ms(self) -> int:
         """See ``Operator``."""
         return await self._request("operator_time", "read", lambda log: log.now_ms(), again=True)
+
+    async def lost_tails(self, book: str) -> list[LostTail]:
+        """See ``Operator``. None: what watches for losses watches a real server's connections."""
+        return []
 
     async def oldest_snapshot(self, book: str) -> Snapshot | None:
         """See ``Operator``."""

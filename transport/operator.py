@@ -21,18 +21,23 @@ import msgspec
 
 from holdfast.actors.ports import GENESIS, CommitRecord, LogError, Snapshot
 from holdfast.transport import scripts
+from holdfast.transport.about import ask_server
 from holdfast.transport.connection import error_of, parse_url
 from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_follow import read_command
 from holdfast.transport.scripts import Script
 from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
+from holdfast.transport.tails import read_losses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from holdfast.actors.ports import ActionStream, StreamName
+    from holdfast.transport.about import ServerFacts
     from holdfast.transport.connection import Command, Reply
+    from holdfast.transport.durability import Disk
+    from holdfast.transport.tails import LostTail
 
 OPERATOR: Final = "operator"
 """The consumer that an action is claimed for when it is handed out anew."""
@@ -182,6 +187,14 @@ class Operator:
         await self._server.aclose()
 
     # -- looking -----------------------------------------------------------
+
+    async def about(self, disk: Disk | None = None, replicas_min: int = 0) -> ServerFacts:
+        """What the server is; see :func:`~holdfast.transport.about.ask_server`."""
+        return await ask_server(self._server, disk, replicas_min)
+
+    async def lost_tails(self, book: str) -> list[LostTail]:
+        """See ``Operator``."""
+        return await read_losses(self._server, book)
 
     async def read(
         self, book: str, stream: StreamName, after: str, count: int, wait_s: float = 0.0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import pytest
 import redis
 import trio
@@ -15,6 +17,7 @@ import trio.testing
 
 from holdfast.actors.ports import NewInput
 from holdfast.bootstrap import open_log
+from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD
 from holdfast.cli.status_file import PartStatus, read_status
 from holdfast.cli.supervisor import Supervisor
 from holdfast.config.settings import load
@@ -71,6 +74,16 @@ class Service:
             found = await self.wait(part, lambda found: found.health == "ok")
             assert (found.troubles, found.restarts) == ([], 0)
 
+    async def status(self) -> tuple[int, dict[str, Any]]:
+        """The exit code of ``holdfast status``, and what it tells."""
+        command = (sys.executable, "-m", "holdfast", "status", "--json", "--data")
+        done = await trio.run_process(
+            [*command, str(self.supervisor.data)], capture_stdout=True, check=False
+        )
+        told: dict[str, Any] = msgspec.json.decode(done.stdout)
+        assert told["healthy"] == (done.returncode == EXIT_GOOD)
+        return done.returncode, told
+
     def close(self) -> None:
         self._client.close()
 
@@ -105,8 +118,14 @@ async def test_a_server_that_became_a_replica_is_waited_for(tmp_path: Path) -> N
         (trouble,) = told.troubles
         assert trouble.subject == "log"
         assert trouble.since_ms > 0
+        code, told_too = await found.status()
+        assert code == EXIT_FAILED
+        assert told_too["service"]["parts"]["notification"]["health"] == "waiting"
+        assert told_too["server"]["role"] == "replica"
+        assert len(told_too["books"]) == 1  # it can be read
         await found.admin("REPLICAOF", "NO", "ONE")
         await found.wait_well("server", "notification")
+        assert (await found.status())[0] == EXIT_GOOD
 
 
 async def test_a_server_that_runs_and_does_not_answer_is_told(tmp_path: Path) -> None:
@@ -115,9 +134,15 @@ async def test_a_server_that_runs_and_does_not_answer_is_told(tmp_path: Path) ->
         os.kill(pid, signal.SIGSTOP)
         try:
             await found.wait_trouble("server", "did not answer within 2 s: see whether it is well")
+            code, told = await found.status()
+            assert code == EXIT_FAILED
+            assert told["service"]["parts"]["server"]["health"] == "waiting"
+            (problem,) = told["server"]["problems"]
+            assert "did not answer within 2 s" in problem
         finally:
             os.kill(pid, signal.SIGCONT)
         await found.wait_well("server")
+        assert (await found.status())[0] == EXIT_GOOD
 
 
 async def test_a_server_that_died_is_told_by_itself_and_by_who_waits_for_it(tmp_path: Path) -> None:

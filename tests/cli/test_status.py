@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD
+from holdfast.cli.status_file import LOCK_FILE, PartStatus, Status, Trouble, write_status
 
 from .books import ask, entries_of, make_book, requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from typer.testing import Result
+
+    from holdfast.cli.status_file import PartHealth
 
     Invoke = Callable[..., Result]
 
@@ -80,6 +85,107 @@ def test_a_lost_tail_is_a_problem(
     code, told = status(invoke, server_url, book, "--quick")
     assert code == EXIT_FAILED
     assert f"the log ends at {record.position}" in told["problems"][0]
+
+
+def test_a_book_that_somebody_spoilt_is_told_and_the_others_are_shown(
+    invoke: Invoke, server_url: str, new_book: Callable[[], str]
+) -> None:
+    spoilt, other = new_book(), new_book()
+    for book in (spoilt, other):
+        make_book(server_url, book, [])
+    key = f"holdfast:{{{spoilt}}}:inputs"
+    ask(server_url, "DEL", key)
+    ask(server_url, "SET", key, "mine")
+    try:
+        done = invoke("status", spoilt, other, "--redis", server_url, "--json")
+        shown = invoke("status", spoilt, other, "--redis", server_url).stdout
+    finally:
+        ask(server_url, "DEL", key)
+    assert done.exit_code == EXIT_FAILED
+    first, second = msgspec.json.decode(done.stdout)["books"]
+    assert "somebody else writes to our keys" in first["problems"][0]
+    assert (second["book"], second["problems"]) == (other, [])
+    assert f"{spoilt}: it cannot be read as it is." in shown
+    assert f"{other}: decided up to" in shown
+
+
+def test_a_service_whose_server_is_not_ready_yet_is_shown(invoke: Invoke, tmp_path: Path) -> None:
+    write_status(tmp_path, Status(6, "", "", 1, {"server": PartStatus(7, 0, "starting")}))
+    with (tmp_path / LOCK_FILE).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shown = invoke("status", "--data", tmp_path)
+    assert shown.exit_code == EXIT_FAILED
+    assert "starting" in shown.stdout
+    assert "the server is not ready yet: ask again soon" in shown.stdout
+
+
+def test_a_tail_that_was_seen_to_be_lost_is_told_with_its_range(
+    invoke: Invoke, server_url: str, new_book: Callable[[], str]
+) -> None:
+    """It is no problem: nobody could end it."""
+    book = new_book()
+    make_book(server_url, book, requests(3))
+    lost = {
+        "book": book,
+        "inputs_kept": "5-0",
+        "inputs_lost_to": "7-1",
+        "decided_kept": "4-0",
+        "decided_lost_to": "4-0",
+        "cause": "failover",
+        "bytes": 1234,
+    }
+    fields = [str(part) for pair in lost.items() for part in pair]
+    ask(server_url, "XADD", f"holdfast:{{{book}}}:losses", "*", *fields)
+    code, told = status(invoke, server_url, book)
+    assert (code, told["losses"]) == (EXIT_GOOD, [lost])
+    shown = invoke("status", book, "--redis", server_url).stdout
+    assert "lost by a failover: inputs after 5-0 up to 7-1, at least 1,234 bytes" in shown
+
+
+def test_the_server_is_shown_as_far_as_one_may_ask(
+    invoke: Invoke, server_url: str, new_book: Callable[[], str]
+) -> None:
+    book = new_book()
+    make_book(server_url, book, [])
+    told = msgspec.json.decode(invoke("status", book, "--redis", server_url, "--json").stdout)
+    assert (told["server"]["role"], told["server"]["appendfsync"]) == ("primary", "everysec")
+    shown = invoke("status", book, "--redis", server_url).stdout
+    assert "primary with 0 replicas" in shown
+    assert "appendfsync everysec" in shown
+    ask(server_url, "ACL", "SETUSER", "looker", "reset", "on", ">open-sesame", "~*", "+@read", "+info",
+        "+ping", "+time")  # fmt: skip
+    poor = server_url.replace("unix://", "unix://looker:open-sesame@")
+    shown = invoke("status", book, "--redis", poor).stdout
+    assert "appendonly yes, appendfsync not allowed to ask" in shown
+
+
+def test_a_server_that_is_not_there_is_told_in_one_sentence(invoke: Invoke) -> None:
+    failed = invoke("status", "--redis", "redis://:open-sesame@127.0.0.1:1")
+    assert failed.exit_code == EXIT_FAILED
+    assert "no connection to 127.0.0.1:1" in failed.stderr
+    assert "open-sesame" not in failed.output
+
+
+@pytest.mark.parametrize("health", ["waiting", "restarting"])
+def test_a_part_of_the_service_in_trouble_is_a_problem_and_its_url_shows_no_secret(
+    invoke: Invoke, server_url: str, tmp_path: Path, health: PartHealth
+) -> None:
+    """A service as its status file shows it: who holds the lock runs."""
+    url = server_url.replace("unix://", "unix://default:open-sesame@")
+    trouble = Trouble("log", "the server's memory is full", 1_700_000_000_000)
+    parts = {"server": PartStatus(7), "payment": PartStatus(8, 2, health, [trouble])}
+    write_status(tmp_path, Status(6, url, "", 1, parts, "relaxed"))
+    with (tmp_path / LOCK_FILE).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        arguments = ("status", "--quick", "--late", "86400", "--data", tmp_path)
+        told = invoke(*arguments, "--json")
+        shown = invoke(*arguments)
+    assert (told.exit_code, shown.exit_code) == (EXIT_FAILED, EXIT_FAILED)
+    service = msgspec.json.decode(told.stdout)["service"]
+    assert service["parts"]["payment"]["troubles"][0]["why"] == "the server's memory is full"
+    assert f"payment, {health} for " in shown.stdout
+    assert "the server's memory is full" in shown.stdout
+    assert "open-sesame" not in told.output + shown.output
 
 
 def test_all_books_of_a_server_are_shown(

@@ -88,8 +88,9 @@ def same(text: str) -> list[str]:
     """What of the page does not differ from run to run."""
     text = re.sub(r"\b[0-9a-f]{32}\b", "DIGEST", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
-    text = re.sub(r"\b(Service|server|provider|booking|payment|notification) \d+", r"\1 PID", text)
-    text = re.sub(r"[\d,.]+ (bytes|s|min)\b", r"N \1", text)
+    text = re.sub(r"\b(Service|server|provider|booking|payment|notification) +\d+", r"\1 PID", text)
+    text = re.sub(r"\b(valkey|redis) [\d.]+", "SERVER VERSION", text)
+    text = re.sub(r"[\d,.]+ (bytes|s|min|MB)\b", r"N \1", text)
     return [
         " ".join(line.split()) for line in re.sub(r"\d{6,}-\d+|\d{4,}", "ID", text).splitlines()
     ]

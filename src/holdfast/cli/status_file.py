@@ -62,6 +62,8 @@ class Status(msgspec.Struct, frozen=True):
       redis: URL of the server.
       provider: URL of the payment provider, or "" where none runs.
       started_ms: When the service was started, milliseconds since the epoch.
+      durability: What it promises of an accepted outcome.
+      replicas: How many replicas must have it; 0 for none.
     """
 
     pid: int
@@ -69,6 +71,8 @@ class Status(msgspec.Struct, frozen=True):
     provider: str
     started_ms: int
     parts: dict[str, PartStatus] = {}
+    durability: Literal["relaxed", "durable", "replicated"] = "durable"
+    replicas: int = 0
 
 
 def read_status(data: Path) -> Status | None:

@@ -400,6 +400,8 @@ class Supervisor:
             provider=self.settings.provider.url or "",
             started_ms=self._started_ms,
             parts=self._board.parts(self.pids, self._restarts),
+            durability=self.settings.durability,
+            replicas=self.settings.replicas if self.settings.durability == "replicated" else 0,
         )
         try:
             write_status(self.data, status)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from holdfast.actors.ports import ActionStream, Snapshot, StreamName
     from holdfast.transport.operator import Pending, RawEntry, Restored
+    from holdfast.transport.tails import LostTail
 
 
 class File(Protocol):
@@ -69,6 +70,10 @@ class Operator(Protocol):
 
     async def now_ms(self) -> int:
         """The server's clock, milliseconds since the epoch: the one that ids come from."""
+        ...
+
+    async def lost_tails(self, book: str) -> list[LostTail]:
+        """What *book*'s log was seen to have lost, in failovers and restarts, oldest first."""
         ...
 
     async def oldest_snapshot(self, book: str) -> Snapshot | None:

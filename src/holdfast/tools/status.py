@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.actors.booking import views
-from holdfast.actors.ports import BATCH_MAX, ActionStream
+from holdfast.actors.ports import BATCH_MAX, ActionStream, LogError, LogUnavailableError
 from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
+from holdfast.transport.tails import LostTail
 
 if TYPE_CHECKING:
     from holdfast.actors.ports import Log
@@ -45,7 +46,8 @@ class BookStatus(msgspec.Struct, frozen=True):
     """How a book fares.
 
     Attributes:
-      position: The last input decided.
+      position: The last input decided; "" where the book cannot be read as it is, and then there are
+        problems alone.
       last: The last input there is.
       lag: How many inputs are between.
       owner: Token of the booking actor that took the book over last; it may be gone.
@@ -54,25 +56,27 @@ class BookStatus(msgspec.Struct, frozen=True):
       since_snapshot: Inputs decided since then; -1 where there is none, or it was not looked.
       holds: Requests that wait for a payment; None where it was not looked.
       payments_under_way: Payments that are not at rest; None where it was not looked.
+      losses: What the log was seen to have lost, in failovers and restarts, oldest first.
       problems: What is not as it should be, one sentence each.
     """
 
     book: str
-    position: str
-    last: str
-    lag: int
-    epoch: int
-    owner: str
-    version: int
-    digest: str
-    snapshot: str
-    snapshot_age_s: float
-    since_snapshot: int
-    streams: list[StreamStatus]
-    dead_letters: int
-    holds: int | None
-    payments_under_way: int | None
-    problems: list[str]
+    position: str = ""
+    last: str = ""
+    lag: int = 0
+    epoch: int = 0
+    owner: str = ""
+    version: int = 0
+    digest: str = ""
+    snapshot: str = ""
+    snapshot_age_s: float = 0.0
+    since_snapshot: int = -1
+    streams: list[StreamStatus] = []
+    dead_letters: int = 0
+    holds: int | None = None
+    payments_under_way: int | None = None
+    losses: list[LostTail] = []
+    problems: list[str] = []
 
 
 async def book_status(
@@ -88,8 +92,17 @@ async def book_status(
       quick: Do not decide anything: holds and payments are left out.
 
     Raises:
-      LogError: The log cannot be read as it is.
+      LogUnavailableError: The server is away, or does not let us read.
     """
+    try:
+        return await _look(log, operator, book, late_s, quick)
+    except LogUnavailableError:
+        raise
+    except LogError as error:  # of this book alone: the others are looked at too
+        return BookStatus(book, problems=[str(error)])
+
+
+async def _look(log: Log, operator: Operator, book: str, late_s: float, quick: bool) -> BookStatus:
     record = await log.read_record(book)
     now_ms = await operator.now_ms()
     inputs = await log.facts(book, "inputs")
@@ -134,6 +147,7 @@ async def book_status(
         payments_under_way=None
         if state is None
         else sum(not payment.at_rest for payment in views.payments(state.state)),
+        losses=await operator.lost_tails(book),
         problems=problems,
     )
 
