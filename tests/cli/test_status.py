@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -197,6 +200,25 @@ def test_all_books_of_a_server_are_shown(
     done = invoke("status", "--redis", server_url, "--quick", "--late", "86400", "--json")
     told = msgspec.json.decode(done.stdout)
     assert books <= {book["book"] for book in told["books"]}
+
+
+def test_a_reader_that_goes_away_is_no_error(
+    server_url: str, new_book: Callable[[], str], tmp_path: Path
+) -> None:
+    """As behind ``| head``."""
+    book = new_book()
+    make_book(server_url, book, requests(3))
+    for more in ((), ("--json",)):
+        command = [sys.executable, "-m", "holdfast", "status", book, "--redis", server_url, *more]
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            done = subprocess.run(
+                command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False
+            )
+        finally:
+            os.close(writer)
+        assert done.stderr == b""
 
 
 def test_there_is_no_such_book(invoke: Invoke, server_url: str) -> None:

@@ -76,6 +76,9 @@ def errors_of_one_sentence() -> Generator[None, None, None]:
     except (typer.Exit, KeyboardInterrupt):
         raise
     except BaseException as error:
+        if _nobody_reads(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it
+            raise typer.Exit(EXIT_FAILED) from None
         expected = _expected(error)
         if expected is None:
             raise
@@ -114,6 +117,16 @@ def _sentence(leaf: BaseException) -> tuple[str, int] | None:
     if isinstance(leaf, ProviderUnavailableError):
         return f"the payment provider does not answer: {leaf}", EXIT_FAILED
     return None
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Whether all that went wrong is that our output's reader is gone, as behind ``| head``."""
+    # rich turns it into a SystemExit.
+    return all(
+        isinstance(leaf, BrokenPipeError)
+        or (isinstance(leaf, SystemExit) and isinstance(leaf.__context__, BrokenPipeError))
+        for leaf in _leaves(error)
+    )
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
