@@ -10,6 +10,7 @@ Entry ids are strings ``<milliseconds>-<sequence>``; ``"0-0"`` is before the fir
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -210,20 +211,46 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     dead_letters: list[DeadLetter]
 
 
-class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """A book at a position.
+class Snapshot(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A book at a position. Equal snapshots have equal states, in whatever pieces.
 
     Attributes:
       position: Id of the last input decided.
       version: The machine's.
       digest: The hash chain's link at ``position``, hexadecimal.
-      state: What the machine's ``encode`` gave; transport compresses it.
+      content: The state, whole or in pieces, which may be made only when they are asked for.
     """
 
     position: str
     version: int
     digest: str
-    state: bytes
+    content: bytes | Iterable[bytes]
+
+    @property
+    def state(self) -> bytes:
+        """What the machine's ``encode`` gave; of a large book it takes a while to put together."""
+        return self.content if isinstance(self.content, bytes) else b"".join(self.content)
+
+    @property
+    def pieces(self) -> Iterable[bytes]:
+        """The state, piece by piece."""
+        return (self.content,) if isinstance(self.content, bytes) else self.content
+
+    def whole(self) -> Snapshot:
+        """The same snapshot with its state in one piece."""
+        return Snapshot(self.position, self.version, self.digest, self.state)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Snapshot):
+            return NotImplemented
+        mine = (self.position, self.version, self.digest)
+        return mine == (other.position, other.version, other.digest) and self.state == other.state
+
+    def __ne__(self, other: object) -> bool:  # a struct has one of its own, which compares fields
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((self.position, self.version, self.digest))
 
 
 class StreamFacts(msgspec.Struct, frozen=True, gc=False):

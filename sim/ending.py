@@ -150,6 +150,8 @@ def _check_replay(checks: Checks, book: str) -> None:
     shadow = checks.shadows[book].runner
     entries = checks.between(book, GENESIS, shadow.position)
     live = shadow.snapshot()
+    if live.state != shadow.machine.encode(shadow.state):
+        checks.fail("S10 replay", f"{book}: a snapshot is not what the book is")
     snapshots = checks.server.of(book).snapshots
     digests = checks.shadows[book].digests
     for snapshot in snapshots:

@@ -469,7 +469,7 @@ class MemoryLog:
         if held.snapshots and position < parse_id(held.snapshots[-1].position):
             return
         kept = [kept for kept in held.snapshots if kept.position != snapshot.position]
-        held.snapshots = [*kept[-1:], snapshot]
+        held.snapshots = [*kept[-1:], snapshot.whole()]
         held.record = msgspec.structs.replace(record, snapshot=snapshot.position)
 
     async def trim(self, book: str) -> dict[StreamName, int]:

@@ -1,8 +1,9 @@
 """Snapshots as bytes: compressed, and refused when a bit has changed.
 
-The form is a line that names it, then zlib (whose checksum finds damage) around MessagePack. Level 1
-is half as large again as level 9 and twenty times as fast. Large books are compressed in a thread,
-for that gives the interpreter's lock away.
+The form is a line that names it, then two parts compressed by zlib (whose checksum finds damage):
+what it is a snapshot of, in MessagePack, and the state. Level 1 is half as large again as level 9 and
+twenty times as fast. It is done in a thread, for compressing gives the interpreter's lock away: while
+a large book is written piece by piece, its actor decides.
 """
 
 from __future__ import annotations
@@ -18,10 +19,7 @@ _MAGIC = b"holdfast-snapshot 1\n"
 _LEVEL = 1
 _IN_THREAD_BYTES = 65_536
 
-_EMPTY = b"\xc4\x00"  # how MessagePack has bytes: none of them,
-_LARGE = b"\xc6"  # and more than 65,535, after their number
-
-_Content = tuple[str, int, str, bytes]
+_Head = tuple[str, int, str]
 
 
 class DamagedSnapshotError(ValueError):
@@ -30,22 +28,14 @@ class DamagedSnapshotError(ValueError):
 
 async def pack_snapshot(snapshot: Snapshot) -> bytes:
     """*snapshot* as bytes."""
-    if len(snapshot.state) < _IN_THREAD_BYTES:
-        content = (snapshot.position, snapshot.version, snapshot.digest, snapshot.state)
-        return _MAGIC + zlib.compress(msgspec.msgpack.encode(content), _LEVEL)
-    return await anyio.to_thread.run_sync(_pack_large, snapshot)
+    return await anyio.to_thread.run_sync(_pack, snapshot)
 
 
-def _pack_large(snapshot: Snapshot) -> bytes:
-    """The same bytes, without a copy of the state: a copy of a large one stops the actor meanwhile."""
-    head = msgspec.msgpack.encode((snapshot.position, snapshot.version, snapshot.digest, b""))
-    size = len(snapshot.state).to_bytes(4, "big")
+def _pack(snapshot: Snapshot) -> bytes:
+    head = msgspec.msgpack.encode((snapshot.position, snapshot.version, snapshot.digest))
     packer = zlib.compressobj(_LEVEL)
-    parts = [
-        *(_MAGIC, packer.compress(head.removesuffix(_EMPTY) + _LARGE + size)),
-        *(packer.compress(snapshot.state), packer.flush()),
-    ]
-    return b"".join(parts)
+    state = [packer.compress(piece) for piece in snapshot.pieces]
+    return b"".join((_MAGIC, zlib.compress(head), *state, packer.flush()))
 
 
 async def unpack_snapshot(data: bytes) -> Snapshot:
@@ -57,11 +47,16 @@ async def unpack_snapshot(data: bytes) -> Snapshot:
     if not data.startswith(_MAGIC):
         raise DamagedSnapshotError("the value is no snapshot of a form that is known here")
     try:
-        packed = data[len(_MAGIC) :]
-        if len(packed) < _IN_THREAD_BYTES:
-            content = zlib.decompress(packed)
-        else:
-            content = await anyio.to_thread.run_sync(zlib.decompress, packed)
-        return Snapshot(*msgspec.msgpack.decode(content, type=_Content))
+        if len(data) < _IN_THREAD_BYTES:
+            return _unpack(data)
+        return await anyio.to_thread.run_sync(_unpack, data)
     except (zlib.error, msgspec.DecodeError) as error:
         raise DamagedSnapshotError("the snapshot is damaged") from error
+
+
+def _unpack(data: bytes) -> Snapshot:
+    unpacker = zlib.decompressobj()
+    head = unpacker.decompress(data[len(_MAGIC) :])
+    state = zlib.decompress(unpacker.unused_data)
+    position, version, digest = msgspec.msgpack.decode(head, type=_Head)
+    return Snapshot(position, version, digest, state)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import msgspec
 
@@ -25,6 +25,9 @@ from holdfast.actors.booking.messages import (
     Service,
 )
 from holdfast.machine import action_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Status = Literal[
     "held",
@@ -68,10 +71,13 @@ LEFTOVERS_SPARE = 64
 
 HOUR_MS = 3_600_000
 
+PIECE_ITEMS: Final = 1_024
+"""Bookings or keys in a piece of a book's form: some hundred kilobytes, made within a millisecond."""
+
 _Key = TypeVar("_Key")
 
 
-class Payment(msgspec.Struct, gc=False):
+class Payment(msgspec.Struct, array_like=True, gc=False):
     """The money of one booking: what we want, what the provider says (domain 7.3).
 
     Attributes:
@@ -98,7 +104,7 @@ class Payment(msgspec.Struct, gc=False):
     due_ms: int = 0
 
 
-class Booking(msgspec.Struct, gc=False):
+class Booking(msgspec.Struct, array_like=True, gc=False):
     """One request and what it became.
 
     Attributes:
@@ -159,19 +165,25 @@ class Sheet(msgspec.Struct, gc=False):
     minutes: int = 0
 
 
-class Keyed(msgspec.Struct, frozen=True, gc=False):
+class Keyed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An idempotency key's memory.
 
     Attributes:
       name: Principal, command and key.
       digest: The command's.
       until_ms: Kept until then.
+      answer: What it was answered, encoded: there are many, and hardly one is ever asked for again.
     """
 
     name: tuple[str, str, str]
     digest: str
     until_ms: int
-    result: Accepted | Refused
+    answer: bytes
+
+    @property
+    def result(self) -> Accepted | Refused:
+        """What it was answered."""
+        return _ANSWER.decode(self.answer)
 
 
 class Revision(msgspec.Struct, frozen=True):
@@ -181,16 +193,17 @@ class Revision(msgspec.Struct, frozen=True):
     offsets: list[tuple[int, int]]
 
 
-class BookState(msgspec.Struct):
+class BookState(msgspec.Struct, array_like=True):
     """All that a book is; its canonical form.
 
     Attributes:
+      bookings: Each in its own canonical form, so that one which did not change is not encoded anew.
       orphans: Ids of results' actions whose payment the book does not know; the last few.
       deliveries: Delivery reports by status.
     """
 
     revisions: list[Revision]
-    bookings: list[Booking]
+    bookings: list[bytes]
     keys: list[Keyed]
     orphans: list[str]
     deliveries: dict[str, int]
@@ -270,6 +283,7 @@ class Book:
         "customer_days",
         "customer_holds",
         "deliveries",
+        "forms",
         "in_flight",
         "key_queue",
         "keys",
@@ -301,6 +315,7 @@ class Book:
         self.contenders: dict[tuple[str, int], int] = {}  # requested, by staff and start
         self.key_queue: deque[Keyed] = deque()
         self.touched: list[Booking] = []  # by the input being decided
+        self.forms: dict[str, bytes] = {}  # of each booking, in the same order, as of the last seal
 
     # -- changes ------------------------------------------------------------------------------
 
@@ -369,6 +384,7 @@ class Book:
         """Let a booking that is over leave the book."""
         self._leave(booking)
         del self.bookings[booking.id]
+        self.forms.pop(booking.id, None)
 
     def check_at(self, booking: Booking, due_ms: int) -> None:
         """Set the timer of a payment's next status check."""
@@ -475,15 +491,35 @@ class Book:
 
     def encode(self) -> bytes:
         """The book in its canonical form."""
+        bookings = [_ENCODER.encode(booking) for booking in self.bookings.values()]
+        keys = list(self.key_queue)
         return _ENCODER.encode(
-            BookState(
-                self.revisions,
-                list(self.bookings.values()),
-                list(self.key_queue),
-                self.orphans,
-                self.deliveries,
-            )
+            BookState(self.revisions, bookings, keys, self.orphans, self.deliveries)
         )
+
+    def seal(self) -> list[bytes]:
+        """Note what the last input left of the bookings that it touched.
+
+        Returns:
+          Their canonical forms, in the order of :attr:`touched`.
+        """
+        sealed: list[bytes] = []
+        for booking in self.touched:
+            form = _ENCODER.encode(booking)
+            sealed.append(form)
+            if booking.id in self.bookings:
+                self.forms[booking.id] = form
+        return sealed
+
+    def pieces(self) -> Pieces:
+        """What :meth:`encode` gives, at once and to be written later.
+
+        Every input must have been sealed: what changed without being touched would be missing.
+        """
+        assert len(self.forms) == len(self.bookings)
+        keys = list(self.key_queue)
+        rest = BookState(list(self.revisions), [], [], list(self.orphans), dict(self.deliveries))
+        return Pieces(rest, list(self.forms.values()), keys)
 
     @staticmethod
     def decode(data: bytes) -> Book:
@@ -496,17 +532,60 @@ class Book:
         book.orphans = state.orphans
         book.deliveries = state.deliveries
         in_flight: list[Booking] = []
-        for booking in state.bookings:
+        for form in state.bookings:
+            booking = _BOOKING.decode(form)
             book.bookings[booking.id] = booking
+            book.forms[booking.id] = form
             book._enter(booking)
             if booking.payment.in_flight:
                 in_flight.append(booking)
         book._sweep()
         in_flight.sort(key=lambda booking: action_order(booking.payment.in_flight))
         book.in_flight = {booking.payment.in_flight: booking for booking in in_flight}
-        for keyed in state.keys:
-            book.keep_key(keyed)
+        book.keys = {keyed.name: keyed for keyed in state.keys}
+        book.key_queue = deque(state.keys)
         return book
+
+
+class Pieces(msgspec.Struct, frozen=True, gc=False):
+    """The canonical form of a book as it was, in pieces that are made one by one, when asked for.
+
+    Nothing in it changes with the book, so another thread may write it while inputs are decided.
+
+    Attributes:
+      rest: The book without its bookings and keys.
+    """
+
+    rest: BookState
+    bookings: list[bytes]
+    keys: list[Keyed]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces, small enough that making one keeps nobody waiting."""
+        rest = self.rest
+        yield _ENCODER.encode(rest)[:1] + _ENCODER.encode(rest.revisions)
+        yield from _listed(self.bookings)
+        yield from _listed(self.keys)
+        yield _ENCODER.encode(rest.orphans) + _ENCODER.encode(rest.deliveries)
+
+
+def encode_answer(result: Accepted | Refused) -> bytes:
+    """An answer as :class:`Keyed` keeps it."""
+    return _ENCODER.encode(result)
+
+
+def _listed(items: Sequence[bytes | Keyed]) -> Iterator[bytes]:
+    """A list as the encoder writes it: its head, then so many items at a time without a head."""
+    yield _list_head(len(items))
+    for start in range(0, len(items), PIECE_ITEMS):
+        part = items[start : start + PIECE_ITEMS]
+        yield _ENCODER.encode(part)[len(_list_head(len(part))) :]
+
+
+def _list_head(count: int) -> bytes:
+    """What the encoder writes of a list before its items."""
+    written = _ENCODER.encode([None] * count)  # each of them is one byte
+    return written[: len(written) - count]
 
 
 def _decrease(counts: dict[_Key, int], key: _Key) -> None:
@@ -519,3 +598,5 @@ def _decrease(counts: dict[_Key, int], key: _Key) -> None:
 
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 _DECODER = msgspec.msgpack.Decoder(BookState)
+_BOOKING = msgspec.msgpack.Decoder(Booking)
+_ANSWER: msgspec.msgpack.Decoder[Accepted | Refused] = msgspec.msgpack.Decoder(Accepted | Refused)

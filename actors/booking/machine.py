@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from holdfast.actors.booking import lifecycle, rules
-from holdfast.actors.booking.book import HOUR_MS, ORPHANS_MAX, Book, Keyed
+from holdfast.actors.booking.book import HOUR_MS, ORPHANS_MAX, Book, Keyed, encode_answer
 from holdfast.actors.booking.messages import (
     Accepted,
     Action,
@@ -167,7 +167,7 @@ def _command(
     if type(result) is not Refused or result.code not in rules.TRANSIENT:
         practice = book.practice
         keep_ms = KEEP_KEY_MS if practice is None else practice.key_ms
-        book.keep_key(Keyed(name, asked.digest, now + keep_ms, result))
+        book.keep_key(Keyed(name, asked.digest, now + keep_ms, encode_answer(result)))
     return result, False
 
 

@@ -17,7 +17,6 @@ from holdfast.actors.booking import messages as m
 from holdfast.machine import Completed, Normal
 
 if TYPE_CHECKING:
-    from holdfast.actors.booking.book import Booking
     from holdfast.actors.ports import InputEntry
 
 BookingInput = Normal[m.Message] | Completed[m.PaymentResult]
@@ -157,10 +156,11 @@ def encode_message(message: msgspec.Struct) -> bytes:
 
 
 def encode_step(
-    entry_id: str, body: bytes, timers: bytes, actions: list[bytes], touched: list[Booking]
+    entry_id: str, body: bytes, timers: bytes, actions: list[bytes], touched: list[bytes]
 ) -> bytes:
     """Everything that one input did, for the hash chain.
 
-    That is: what was answered, what is to be done, and what is left of the bookings it touched.
+    That is: what was answered, what is to be done, and what is left of the bookings it touched, in
+    their canonical form.
     """
     return _PACK.encode((entry_id, body, timers, actions, touched))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.actors.booking import payments
+from holdfast.actors.booking import book, payments
 from holdfast.actors.booking.invariants import InvariantError, check_touched, full_scan
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.messages import Action, RequestAuto, TakenOver, TimeRange
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from holdfast.actors.booking.book import Booking
-    from holdfast.actors.ports import ActionEntry, OutcomeEntry
+    from holdfast.actors.ports import ActionEntry, OutcomeEntry, Snapshot
 
 PROFILE = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 SEEDS = st.integers(0, 2**32)
@@ -297,6 +298,29 @@ def test_batches_single_entries_and_snapshots_give_the_same(seed: int) -> None:
     assert _decided(BookRunner("b"), 7, seed) == one
     assert len(one[0]) == 120
     assert _decided(BookRunner("b", check=False), 64, seed) == one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contention", ["hold", "first_payment_wins"])
+@pytest.mark.parametrize("piece_items", [1, 3, 1_024])
+def test_a_snapshot_is_the_book_encoded_anew_and_stays_so(
+    monkeypatch: pytest.MonkeyPatch, piece_items: int, contention: str
+) -> None:
+    """It is made of what earlier inputs left, and may be written long after the book went on."""
+    monkeypatch.setattr(book, "PIECE_ITEMS", piece_items)
+    runner = BookRunner("b")
+    taken: list[tuple[Snapshot, bytes]] = []
+    sizes: list[int] = []
+    for number, entry in enumerate(entries_of_random_run(3, 400, contention)):
+        runner.decide([entry])
+        taken.append((runner.snapshot(), runner.machine.encode(runner.state)))
+        sizes.append(len(runner.state.bookings))
+        if number % 40 == 39:
+            runner = BookRunner("b", runner.snapshot())
+    assert max(sizes) > 16  # a list's head is longer then
+    assert any(later < sooner for sooner, later in pairwise(sizes))  # some left the book
+    for snapshot, state in taken:
+        assert snapshot.state == state
 
 
 def test_a_snapshot_of_another_version_is_refused() -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from holdfast.actors.booking import machine
 from holdfast.actors.booking.actor import _Host
 from holdfast.actors.booking.book import Book
 from holdfast.actors.booking.machine import BookingMachine
@@ -202,7 +203,7 @@ BUGS = [
             "await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
             "if book in self._owned:\n"
             "            later = self._owned[book].runner.snapshot()\n"
-            "            snapshot = msgspec.structs.replace(snapshot, state=later.state)\n"
+            "            snapshot = msgspec.structs.replace(snapshot, content=later.state)\n"
             "        await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
         ),
     ),
@@ -215,12 +216,31 @@ BUGS = [
             _Host,
             "_decide_batch",
             "runner.snapshot()",
-            "msgspec.structs.replace(runner.snapshot(), state=early.snapshot().state)",
+            "msgspec.structs.replace(runner.snapshot(), content=early.snapshot().state)",
             "decided = runner.decide(entries)\n",
             "early = BookRunner(book, runner.snapshot())\n"
             "            early.decide(entries[:-1])\n"
             "            decided = runner.decide(entries)\n",
         ),
+    ),
+    Bug(
+        "snapshots",
+        "first-forms",
+        "A snapshot has bookings as the first input that touched them left them.",
+        "mixed",
+        edit(
+            Book,
+            "seal",
+            "self.forms[booking.id] = form",
+            "self.forms.setdefault(booking.id, form)",
+        ),
+    ),
+    Bug(
+        "snapshots",
+        "untouched",
+        "A delivery report changes a booking without saying so.",
+        "mixed",
+        edit(machine, "_delivery", "        book.touch(booking)\n", ""),
     ),
     Bug(
         "snapshots",
