@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import trio
@@ -35,7 +35,7 @@ class Events:
         self.told.append((part, what))
         self._send.send_nowait((part, what))
 
-    async def wait(self, part: Part, begins: str) -> None:
+    async def wait(self, part: Part | Literal["service"], begins: str) -> None:
         """Wait until it tells of *part* something that *begins* so."""
         with trio.fail_after(WAIT_S_MAX):
             async for told, what in self._receive:
@@ -94,6 +94,22 @@ async def test_a_start_that_failed_is_forgotten_once_the_part_was_ready(tmp_path
         await events.wait("provider", "ended")
         await trio.testing.wait_all_tasks_blocked()
         assert service.pids["provider"] != killed  # there was no pause
+    events.close()
+
+
+async def test_a_status_file_that_cannot_be_written_does_not_end_the_service(
+    tmp_path: Path,
+) -> None:
+    """As on a full disk, which the service could outlive."""
+    events = Events()
+    service = Supervisor(
+        load(None, {}, {"data": tmp_path}), parts=["provider"], to_files=True, on_event=events
+    )
+    async with service.running():
+        (tmp_path / "status.new").mkdir()
+        assert service.kill("provider")
+        await events.wait("service", "cannot write status.json")
+        await events.wait("provider", "started again")
     events.close()
 
 
