@@ -172,8 +172,9 @@ class Groups:
     async def _confirmed(self, stream: ActionStream, consumer: str, actions: Found) -> Found:
         """*actions*, once enough replicas have all that came before: then none can be forgotten.
 
-        They stay ours while it waits. ``WAIT`` counts from a write of the same connection, and the
-        read that brought them is none, so their claim is renewed first.
+        ``WAIT`` counts from a write of the same connection, and the read that brought them is none, so
+        their claim is renewed first. They stay ours while it waits, but for those that another consumer
+        claims, and those that a failover forgets meanwhile: these are left out.
 
         Raises:
           LogUnavailableError: Too few have it after a while. The actions stay pending, and are
@@ -201,7 +202,12 @@ class Groups:
                 if anyio.current_time() >= deadline:
                     raise
             else:
-                return actions
+                ours = {
+                    (book, id_.decode())
+                    for book, ids_ in zip(ids, kept, strict=True)
+                    for id_ in ids_
+                }
+                return [(book, action) for book, action in actions if (book, action.id) in ours]
 
     async def _autoclaim(
         self,

@@ -305,13 +305,14 @@ return results
 KEEP: Final = Script(
     "keep claim",
     """
--- KEYS: action stream. ARGV: group, consumer, ids. Only what is still this consumer's is renewed.
-local kept = 0
+-- KEYS: action stream. ARGV: group, consumer, ids. Only what is still this consumer's is
+-- renewed; returns its ids.
+local kept = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
   if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) > 0 then
     redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'JUSTID')
-    kept = kept + 1
+    kept[#kept + 1] = id
   end
 end
 return kept

@@ -309,6 +309,42 @@ async def test_an_executor_is_given_an_action_when_the_replica_has_it(
         assert all("0 of 1 replica had it" in why for why in refused)
 
 
+@pytest.mark.parametrize("how", ["claimed by another", "forgotten"])
+async def test_an_action_that_is_not_ours_any_more_once_a_replica_has_it_is_not_given(
+    pair: Pair, how: str
+) -> None:
+    """While it is waited for another consumer may claim it, or a failover forget it."""
+    patient = msgspec.structs.replace(HASTY, resolve_s=10)
+    async with open_redis_log(pair.primary.url, options=patient) as log:
+        async with open_redis_log(pair.primary.url) as booking:
+            ids = await led(booking, 2)
+            assert await booking.commit([batch(ids[:1])]) == [None]
+            assert await booking.commit([batch(ids[1:], ids[0])]) == [None]
+        assert len(await log.read_actions("payments", ["demo"], "dead", 10, 0)) == 2
+        pair.hold_replica()
+        given: list[str] = []
+
+        async def claim() -> None:
+            found = await log.claim_actions("payments", ["demo"], "c", 10, 0)
+            given.extend(entry.action for _, entry in found)
+
+        key, second = "holdfast:{demo}:payments", action_stream_id(ids[-1], 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(claim)
+            with trio.fail_after(5), client_of(pair.primary) as client:
+                while client.xpending_range(key, "payments", "-", "+", 9, "c") == []:
+                    await trio.sleep(0.005)
+                if how == "forgotten":
+                    client.xack(key, "payments", second)
+                else:
+                    client.xclaim(key, "payments", "other", 0, [second])
+                asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+                while client.info("commandstats")["cmdstat_evalsha"]["calls"] == asked:
+                    await trio.sleep(0.005)  # until it has asked again what is its own
+            pair.free_replica()
+        assert given == [f"{ids[0]}:0"]
+
+
 async def test_after_a_failover_everything_that_was_called_written_is_there(pair: Pair) -> None:
     async with open_redis_log(pair.primary.url, options=REPLICATED) as log:
         ids = await led(log, 4)
