@@ -372,6 +372,7 @@ class Log(Protocol):
 
         Raises:
           SupersededError: The epoch is no longer this writer's.
+          TailLostError: The record is behind it, though what it is of was written.
         """
         ...
 

@@ -83,6 +83,14 @@ def lost(commit: Commit) -> TailLostError:
     )
 
 
+def behind(book: str, position: str) -> TailLostError:
+    """The error where a snapshot, which is only saved of what was written, is beyond the record."""
+    return TailLostError(
+        f"the log of {book} ends at {position}, before the snapshot that was to be saved: it has lost its "
+        "tail, so read it anew"
+    )
+
+
 def resolve_commit(commit: Commit, record: CommitRecord) -> LogError | bool:
     """What became of *commit*, from the record: written, not written, or an error."""
     if (record.epoch, record.owner) != (commit.epoch, commit.owner):

@@ -31,7 +31,7 @@ from holdfast.actors.ports import (
     StreamFacts,
 )
 from holdfast.transport.codec import check_finished, decode_input, encode_input
-from holdfast.transport.commits import check_commit, lost, moved, resolve_commit, superseded
+from holdfast.transport.commits import behind, check_commit, lost, moved, resolve_commit, superseded
 from holdfast.transport.gaps import gap_error
 from holdfast.transport.keys import (
     NUMBER_MAX,
@@ -462,10 +462,7 @@ class MemoryLog:
         if _fenced(record, epoch, owner):
             raise superseded(book, epoch, record.epoch)
         if position > parse_id(record.position):
-            raise LogError(
-                f"saving a snapshot of {book}: nothing is decided beyond {record.position}: "
-                "commit first"
-            )
+            raise behind(book, record.position)
         if held.snapshots and position < parse_id(held.snapshots[-1].position):
             return
         kept = [kept for kept in held.snapshots if kept.position != snapshot.position]

@@ -13,7 +13,7 @@ from holdfast.actors.ports import (
 )
 from holdfast.transport import scripts
 from holdfast.transport.codec import encode_raw
-from holdfast.transport.commits import check_commit, lost, moved, superseded
+from holdfast.transport.commits import behind, check_commit, lost, moved, superseded
 from holdfast.transport.connection import Reply, error_of
 from holdfast.transport.keys import book_keys
 from holdfast.transport.pool import ScriptCall
@@ -97,7 +97,7 @@ def script_error(reply: hiredis.ReplyError, book: str, epoch: int, doing: str) -
             f"{doing} {book}: {rest}: somebody else writes to our keys, find out who"
         )
     if code == "HF_AHEAD":
-        return LogError(f"{doing} {book}: nothing is decided beyond {rest}: commit first")
+        return behind(book, rest)
     return error_of(reply, f"{doing} {book}")
 
 

@@ -457,6 +457,8 @@ class _Host:
             _log.warning("snapshot_failed", book=book, why=str(error))
             return
         except LogError as error:
+            if not self._stop.is_set():
+                _refuse_lost_tail(error)
             owned = self._owned.get(book)
             if owned is not None and owned.epoch == epoch:
                 self._give_up(book, error)

@@ -616,22 +616,23 @@ async def test_inputs_of_a_wrong_type_end_the_service_of_their_book_alone(
 
 
 class NoSnapshots:
-    """A log that refuses snapshots of ``BOOK``, as one does that a failover took back."""
+    """A log that refuses snapshots of ``BOOK``."""
 
-    def __init__(self, log: MemoryLog) -> None:
+    def __init__(self, log: MemoryLog, why: LogError) -> None:
         self._log = log
+        self._why = why
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the port
         return getattr(self._log, name)
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         if book == BOOK:
-            raise LogError("the snapshot is newer than the commit record")
+            raise self._why
         await self._log.save_snapshot(book, snapshot, epoch, owner)
 
 
-def no_snapshots(log: MemoryLog) -> Log:
-    return cast("Log", NoSnapshots(log))
+def no_snapshots(log: MemoryLog, why: LogError | None = None) -> Log:
+    return cast("Log", NoSnapshots(log, why or LogError("the snapshot cannot be written")))
 
 
 async def test_a_snapshot_that_is_refused_ends_the_service_of_its_book_alone(
@@ -654,6 +655,20 @@ async def test_a_snapshot_that_is_refused_ends_the_service_of_its_book_alone(
     await assert_sound(memory, "other")
 
 
+async def test_an_actor_that_saves_a_snapshot_of_what_the_log_forgot_ends_with_all_its_books(
+    autojump_clock: MockClock,
+) -> None:
+    """Between two commits that may be the first that it hears of a failover."""
+    clock = VirtualClock()
+    memory = MemoryLog(clock)
+    for book in (BOOK, "other"):
+        await memory.append(book, [new(PRACTICE, "p")])
+    log = no_snapshots(memory, TailLostError("it has lost its tail"))
+    options = BookingOptions(snapshot_inputs=1)
+    with trio.fail_after(60), pytest.raises(TailLostError):
+        await run_booking(log, clock, owner="a", options=options, stop=trio.Event())
+
+
 async def test_whose_last_book_is_given_up_for_its_snapshot_says_why(
     autojump_clock: MockClock,
 ) -> None:
@@ -661,7 +676,7 @@ async def test_whose_last_book_is_given_up_for_its_snapshot_says_why(
     memory = MemoryLog(clock)
     await memory.append(BOOK, [new(PRACTICE, "p")])
     options = BookingOptions(snapshot_inputs=1)
-    with pytest.raises(LogError, match="newer than the commit record"):
+    with pytest.raises(LogError, match="the snapshot cannot be written"):
         await run_booking(
             no_snapshots(memory), clock, owner="a", options=options, stop=trio.Event()
         )
@@ -678,7 +693,7 @@ async def test_a_book_that_comes_just_as_the_last_one_is_given_up_is_not_left_in
     ended: list[str] = []
 
     async def serve() -> None:
-        with pytest.raises(LogError, match="newer than the commit record"):
+        with pytest.raises(LogError, match="the snapshot cannot be written"):
             await serving(stop=trio.Event())
         ended.append("a")
 

@@ -24,6 +24,7 @@ from holdfast.actors.ports import (
     LogUnavailableError,
     NewInput,
     OutcomeEntry,
+    Snapshot,
     TailLostError,
 )
 from holdfast.bootstrap import SystemClock
@@ -332,15 +333,16 @@ async def test_an_action_that_is_not_ours_any_more_once_a_replica_has_it_is_not_
         async with trio.open_nursery() as nursery:
             nursery.start_soon(claim)
             with trio.fail_after(5), client_of(pair.primary) as client:
-                while client.xpending_range(key, "payments", "-", "+", 9, "c") == []:
+                while client.xpending_range(key, "payments", "-", "+", 9, "c") == []:  # noqa: ASYNC110
                     await trio.sleep(0.005)
                 if how == "forgotten":
                     client.xack(key, "payments", second)
                 else:
                     client.xclaim(key, "payments", "other", 0, [second])
                 asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-                while client.info("commandstats")["cmdstat_evalsha"]["calls"] == asked:
-                    await trio.sleep(0.005)  # until it has asked again what is its own
+                # until it has asked again what is its own
+                while client.info("commandstats")["cmdstat_evalsha"]["calls"] == asked:  # noqa: ASYNC110
+                    await trio.sleep(0.005)
             pair.free_replica()
         assert given == [f"{ids[0]}:0"]
 
@@ -438,10 +440,11 @@ async def test_a_booking_actor_goes_on_after_a_failover_and_reports_what_was_los
     assert "tail_lost" in [line["event"] for line in lines]
 
 
-async def test_a_loss_that_a_commit_finds_first_is_reported_before_its_actor_ends(
-    pair: Pair, tmp_path: Path
+@pytest.mark.parametrize("first", ["commit", "snapshot"])
+async def test_a_loss_is_reported_before_the_actor_ends_that_found_it(
+    pair: Pair, tmp_path: Path, first: str
 ) -> None:
-    """It ends for it, and with it what it remembers."""
+    """With the actor ends what it remembers."""
     switch = Switch(tmp_path / "s", pair.primary)
     async with trio.open_nursery() as nursery:
         await nursery.start(switch.run)
@@ -453,8 +456,12 @@ async def test_a_loss_that_a_commit_finds_first_is_reported_before_its_actor_end
             await pair.fail_over()
             switch.target = pair.replica
             await trio.testing.wait_all_tasks_blocked()  # the end of the connection has arrived
-            (error,) = await log.commit([batch(ids[4:], ids[3])])
-            assert isinstance(error, TailLostError)
+            if first == "commit":
+                (error,) = await log.commit([batch(ids[4:], ids[3])])
+                assert isinstance(error, TailLostError)
+            else:
+                with pytest.raises(TailLostError, match="before the snapshot"):
+                    await log.save_snapshot("demo", Snapshot(ids[3], 1, "d", b""), 1, "me")
             (loss,) = await log.lost_tails("demo")
             assert (loss.cause, loss.decided_lost_to) == ("failover", ids[3])
         nursery.cancel_scope.cancel()

@@ -670,9 +670,10 @@ async def test_a_superseded_snapshot_is_refused(log: Log, book: str) -> None:
 
 
 async def test_a_snapshot_of_what_is_not_committed_is_refused(log: Log, book: str) -> None:
+    """An actor saves what it was told is written: if it is not, the log has forgotten it."""
     _, ids = await led_book(log, book)
     await log.commit([commit(book, ids[:2])])
-    with pytest.raises(LogError, match="commit first"):
+    with pytest.raises(TailLostError, match=f"ends at {ids[1]}, before the snapshot"):
         await log.save_snapshot(book, snapshot(ids[2]), 1, "me")
     assert await log.read_snapshot(book) is None
 
