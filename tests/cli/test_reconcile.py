@@ -106,6 +106,42 @@ def test_orphans_are_listed_then_released_and_nothing_else_is_touched(
     assert holdfast("check", "demo", "--data", tmp_path / "data").returncode == EXIT_FAILED
 
 
+def test_a_booking_whose_cancellation_is_lost_learns_that_its_money_was_released(
+    holdfast: Holdfast,
+    service: Any,  # noqa: ANN401 - conftest's Up
+    tmp_path: Path,
+) -> None:
+    """The provider did what the lost tail asked for; the book, which knows nothing of it, asks."""
+    data = ("--data", tmp_path / "data", "--json")
+    (payment,) = ledger(service.provider)
+
+    async def undo() -> None:
+        provider = HttpProvider(service.provider)
+        try:
+            await provider.void(payment, "key void")
+        finally:
+            await provider.aclose()
+
+    trio.run(undo)
+    assert holdfast("check", "demo", *data).returncode == EXIT_FAILED
+    listed = holdfast("reconcile", "demo", *data)
+    assert listed.returncode == EXIT_FAILED
+    (one,) = msgspec.json.decode(listed.stdout)["differing"]
+    assert (one["payment"], one["status"], one["in_book"], one["told"]) == (
+        *(payment, "voided", "authorized", False),
+    )
+    said = holdfast("reconcile", "demo", *data[:2], "--yes", "--wait", "0")
+    assert said.returncode == EXIT_GOOD, said.stderr
+    assert (
+        f"{payment}  is authorized in b{payment.removeprefix('demo:p')} and voided there: the"
+        in (said.stdout)
+    )
+    deadline = time.monotonic() + WAIT_S
+    while holdfast("reconcile", "demo", *data).returncode != EXIT_GOOD:
+        assert time.monotonic() < deadline
+    assert holdfast("check", "demo", *data).returncode == EXIT_GOOD
+
+
 def test_refunding_is_asked_for_with_yes(invoke: Callable[..., Any]) -> None:
     failed = invoke("reconcile", "demo", "--refund")
     assert failed.exit_code == EXIT_USAGE

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def reconcile(
     book: Annotated[str, typer.Argument(help="The book's name, such as demo.")],
     yes: Annotated[
-        bool, typer.Option("--yes", help="Release what no book wants. Without it nothing is done.")
+        bool, typer.Option("--yes", help="Release what no book wants, tell the book what differs.")
     ] = False,
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="Look again after so long first.", min=0)
@@ -49,7 +49,9 @@ def reconcile(
     """Compare the provider's ledger with a book, and release money that no book wants.
 
     Without --yes it only lists: exit 1 if there is any. With --yes it moves money: what is still
-    there after --wait is released; exit 1 if something is left. Doing it twice does it once.
+    there after --wait is released; exit 1 if something is left. A payment that the book knows otherwise
+    than the provider is listed too, and with --yes the book is told, and asks the provider itself.
+    Doing it twice does it once.
 
     Examples:
 
@@ -68,7 +70,7 @@ def reconcile(
             print_json({"dry_run": not yes, **msgspec.to_builtins(result)})
         else:
             _print(result, yes)
-        return EXIT_GOOD if result.released == len(result.orphans) else EXIT_FAILED
+        return EXIT_GOOD if result.settled else EXIT_FAILED
 
     run(main)
 
@@ -93,7 +95,7 @@ async def _reconcile(
         operator = await stack.enter_async_context(open_operator(found))
         provider = await stack.enter_async_context(open_provider(found))
         result = await tool.find_orphans(log, operator, provider, book)
-        if not yes or not result.orphans:
+        if not yes or result.settled:
             return result
         return await tool.reconcile(
             log, operator, provider, result, wait_s=wait, orphans_max=most, refund=refund
@@ -110,8 +112,11 @@ def _print(result: Reconciled, yes: bool) -> None:
         print(
             f"  {orphan.payment}  {orphan.amount_cents / 100:.2f} {orphan.status}{done}: {orphan.why}"
         )
+    for one in result.differing:
+        done = ": the book was told, and asks the provider" if one.told else ""
+        print(f"  {one.payment}  is {one.in_book} in {one.booking} and {one.status} there{done}")
     left = len(result.orphans) - result.released
-    if result.orphans and not yes:
-        print("Nothing was done: say --yes to release what is on hold.")
+    if not result.settled and not yes:
+        print("Nothing was done: say --yes to release what is on hold, and to tell the book.")
     elif left:
         print(f"{left} are left: what was taken is given back with --refund only.")

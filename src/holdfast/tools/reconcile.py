@@ -7,6 +7,9 @@ was asked for by an input that is gone, or belongs to a booking that has left th
 - ``authorized``, and the book does not know it: an orphan; its hold is released (``void``).
 - ``captured``, and the log has no such request either: an orphan; it is given back (``refund``) only
   where that was asked for. Captured payments of bookings that have left the book are as they should be.
+- The book says ``authorized``, say, and the ledger ``voided``: what undid it, a cancellation mostly, is
+  gone, and the booking stands again without its money. The book is told, and does not believe it: it
+  asks the provider itself.
 
 Whatever is found is looked for once more after a while: what is under way gets time to arrive. Each
 call has an idempotency key of its own, so that doing it twice does it once.
@@ -20,15 +23,24 @@ import msgspec
 import trio
 
 from holdfast.actors.booking import views
+from holdfast.actors.booking.messages import PaymentResult
+from holdfast.actors.booking.wire import encode_message
+from holdfast.actors.ports import NewInput
 from holdfast.tools.errors import ToolError
 from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
+    from holdfast.actors.booking.views import PaymentView
     from holdfast.actors.ports import Log, Provider, ProviderAnswer
     from holdfast.tools.ports import Operator
 
 RELEASED: Final = ("voided", "refunded")
+
+_ACTION: Final = "reconcile"
+"""In the place of the action that a payment's result is of: there was none."""
+
+_BY: Final = "service:reconcile"
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -49,6 +61,24 @@ class Orphan(msgspec.Struct, frozen=True):
     now: str = ""
 
 
+class Differing(msgspec.Struct, frozen=True):
+    """A payment that the book knows otherwise than the provider does.
+
+    Attributes:
+      payment: Our id of it, with the book's name before it.
+      booking: Whose it is.
+      status: At the provider.
+      in_book: As the book knows it.
+      told: Whether the book was told to ask the provider.
+    """
+
+    payment: str
+    booking: str
+    status: str
+    in_book: str
+    told: bool = False
+
+
 class Reconciled(msgspec.Struct, frozen=True):
     """What the comparison found.
 
@@ -56,6 +86,7 @@ class Reconciled(msgspec.Struct, frozen=True):
       position: The last input that was looked at.
       payments: How many the provider has of this book.
       orphans: Those that nobody wants.
+      differing: Those that the book knows otherwise.
       released: How many were released or refunded.
     """
 
@@ -63,7 +94,13 @@ class Reconciled(msgspec.Struct, frozen=True):
     position: str
     payments: int
     orphans: list[Orphan]
+    differing: list[Differing] = []
     released: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be done."""
+        return self.released == len(self.orphans) and all(one.told for one in self.differing)
 
 
 async def find_orphans(log: Log, operator: Operator, provider: Provider, book: str) -> Reconciled:
@@ -76,6 +113,12 @@ async def find_orphans(log: Log, operator: Operator, provider: Provider, book: s
     ledger = await provider.ledger(f"{book}:")
     runner = await decided_to(log, book, (await log.facts(book, "inputs")).last_id)
     known = {payment.payment for payment in views.payments(runner.state)}
+    differing = [
+        Differing(reference, payment.booking, ledger[reference].status, payment.observed)
+        for payment in views.payments(runner.state)
+        if (reference := f"{book}:{payment.payment}") in ledger
+        and differs(payment, ledger[reference])
+    ]
     orphans: list[Orphan] = []
     for payment, answer in ledger.items():
         name = payment.removeprefix(f"{book}:")
@@ -86,7 +129,18 @@ async def find_orphans(log: Log, operator: Operator, provider: Provider, book: s
             orphans.append(
                 Orphan(payment, answer.status, answer.amount_cents, answer.reference, why)
             )
-    return Reconciled(book, runner.position, len(ledger), orphans)
+    return Reconciled(book, runner.position, len(ledger), orphans, differing)
+
+
+def differs(payment: PaymentView, answer: ProviderAnswer) -> bool:
+    """Whether the provider knows *payment*, to which nothing is being done, otherwise than the book."""
+    if not payment.at_rest or answer.status == payment.observed:
+        return False
+    # What was never granted, or is over, may be called by another name.
+    return payment.observed not in ("none", "expired") or answer.status not in (
+        "voided",
+        "declined",
+    )
 
 
 async def release(provider: Provider, orphans: list[Orphan], *, refund: bool) -> list[Orphan]:
@@ -108,6 +162,23 @@ async def release(provider: Provider, orphans: list[Orphan], *, refund: bool) ->
     return done
 
 
+async def tell(log: Log, book: str, differing: list[Differing]) -> list[Differing]:
+    """Let *book* know what the provider says, so that it asks for itself. Appends to the log.
+
+    Raises:
+      LogUnavailableError: Some may have been told: do it again, it is no harm to be told twice.
+    """
+    results = [
+        PaymentResult(_ACTION, one.payment.removeprefix(f"{book}:"), one.status)  # type: ignore[arg-type]
+        for one in differing
+    ]
+    await log.append(
+        book,
+        [NewInput("payment_result", encode_message(result), by=_BY) for result in results],
+    )
+    return [msgspec.structs.replace(one, told=True) for one in differing]
+
+
 async def reconcile(
     log: Log,
     operator: Operator,
@@ -118,7 +189,9 @@ async def reconcile(
     orphans_max: int,
     refund: bool,
 ) -> Reconciled:
-    """Release the orphans of *first* that are still there after *wait_s*. Moves money.
+    """Release the orphans of *first* that are still there after *wait_s*, and tell the book what differs.
+
+    Moves money.
 
     Raises:
       ToolError: There are more than *orphans_max*: rather than lost requests, that is another service
@@ -134,8 +207,13 @@ async def reconcile(
     before = {orphan.payment for orphan in first.orphans}
     still = [orphan for orphan in again.orphans if orphan.payment in before]
     done = await release(provider, still, refund=refund)
+    differed = {one.payment for one in first.differing}
+    told = await tell(log, first.book, [one for one in again.differing if one.payment in differed])
     return msgspec.structs.replace(
-        again, orphans=done, released=sum(orphan.now in RELEASED for orphan in done)
+        again,
+        orphans=done,
+        differing=told,
+        released=sum(orphan.now in RELEASED for orphan in done),
     )
 
 
