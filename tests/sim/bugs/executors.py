@@ -214,9 +214,9 @@ BUGS = [
         edit(
             _PaymentExecutor,
             "_call",
-            "await self._ask(book, action), attempt",
+            "await self._ask(book, action)",
             "await self._ask(book, action if attempt == 1 or not hasattr(action, 'key') else "
-            "msgspec.structs.replace(action, key=f'{action.key}:{attempt}')), attempt",
+            "msgspec.structs.replace(action, key=f'{action.key}:{attempt}'))",
         ),
     ),
     Bug(
@@ -284,10 +284,10 @@ BUGS = [
         edit(
             _PaymentExecutor,
             "_call",
-            'reason = f"the provider',
+            _NO_ANSWER,
             'payment = f"{book}:{action.payment}"\n'
             '    await self._provider.void(payment, f"{payment}:safety")\n'
-            '    reason = f"the provider',
+            f"    {_NO_ANSWER}",
         ),
     ),
     Bug(
