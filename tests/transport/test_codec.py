@@ -75,6 +75,8 @@ pairs_of_anything = st.lists(
 @example([(b"type", b"t"), (b"body", b"\xc3"), (b"key", b"k"), (b"by", b"b")])
 @example([(b"type", b"t"), (b"key", b"k"), (b"by", b"\xff"), (b"body", b"{}")])
 @example([(b"type", b""), (b"key", b"k"), (b"by", b"b"), (b"body", b"{}")])
+@example([(b"type", b"t"), (b"body", b"{}"), (b"by", b"b")])
+@example([(b"type", b"t"), (b"body", b""), (b"by", b"b")])
 def test_whatever_is_sent_never_raises(pairs: list[tuple[bytes, bytes]]) -> None:
     """A bad entry has a problem and its raw fields; a good one has neither and is text."""
     fields = [item for pair in pairs for item in pair]

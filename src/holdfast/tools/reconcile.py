@@ -111,7 +111,7 @@ async def find_orphans(log: Log, operator: Operator, provider: Provider, book: s
       LogError: The log cannot be read.
     """
     ledger = await provider.ledger(f"{book}:")
-    runner = await decided_to(log, book, (await log.facts(book, "inputs")).last_id)
+    runner = await decided_to(log, book, (await log.facts(book, "inputs")).last_id, check=True)
     known = {payment.payment for payment in views.payments(runner.state)}
     differing = [
         Differing(reference, payment.booking, ledger[reference].status, payment.observed)

@@ -169,20 +169,24 @@ def runner_of(source: Source, *, check: bool = True) -> BookRunner:
     return BookRunner(source.book, source.begin, check=check)
 
 
-async def decided_to(log: Log, book: str, position: str, tell: Tell | None = None) -> BookRunner:
+async def decided_to(
+    log: Log, book: str, position: str, tell: Tell | None = None, *, check: bool = False
+) -> BookRunner:
     """The book as it is after the input *position*, from its newest snapshot that is not later.
 
-    Where the log ends before it, that is as far as it goes.
+    Where the log ends before it, that is as far as it goes. With *check* the invariants are checked
+    after each input: for inputs that nobody has decided yet.
     """
     snapshot = await log.read_snapshot(book)
     last = parse_id(position)
     if snapshot is not None and parse_id(snapshot.position) > last:
         snapshot = None  # of a tail that a failover lost
-    runner = BookRunner(book, snapshot)
+    runner = BookRunner(book, snapshot, check=check)
     count = 0
     while parse_id(runner.position) < last:
-        found = (await log.read_inputs({book: runner.position}, BATCH_MAX, 0)).get(book, [])
-        entries = [entry for entry in found if parse_id(entry.id) <= last]
+        entries = (await log.read_inputs({book: runner.position}, BATCH_MAX, 0)).get(book, [])
+        while entries and parse_id(entries[-1].id) > last:
+            entries.pop()
         if not entries:
             break
         runner.decide(entries)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.actors.booking import book, payments
+from holdfast.actors.booking import runner as runner_module
 from holdfast.actors.booking.invariants import InvariantError, check_touched, full_scan
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.messages import Action, RequestAuto, TakenOver, TimeRange
-from holdfast.actors.booking.runner import BookRunner, VersionError
+from holdfast.actors.booking.runner import BookBugError, BookRunner, VersionError
 from holdfast.machine import Emit
 from holdfast.machine.audit import Audited
 from holdfast.machine.processes import check_across_processes
@@ -321,6 +322,23 @@ def test_a_snapshot_is_the_book_encoded_anew_and_stays_so(
     assert any(later < sooner for sooner, later in pairwise(sizes))  # some left the book
     for snapshot, state in taken:
         assert snapshot.state == state
+
+
+def test_a_replay_checks_nothing_anew_and_what_is_decided_after_it_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries = entries_of_random_run(5, 60)
+    live, again = BookRunner("b"), BookRunner("b")
+    live.decide(entries[:40])
+
+    def broken(_: object) -> None:
+        raise InvariantError("1 overlap")
+
+    monkeypatch.setattr(runner_module, "check_touched", broken)
+    again.replay(entries[:40])
+    assert again.snapshot() == live.snapshot()
+    with pytest.raises(BookBugError, match="1 overlap"):
+        again.decide(entries[40:])
 
 
 def test_a_snapshot_of_another_version_is_refused() -> None:
