@@ -11,8 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from holdfast.cli import supervisor
 from holdfast.cli.supervisor import BACKOFF_S, BACKOFF_S_MAX, FAILURES_MAX, Supervisor, backoff_s
 from holdfast.config.settings import load
+from holdfast.transport.server import EmbeddedServer, ServerConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +76,31 @@ async def test_a_part_that_is_killed_comes_back_at_once_however_often(
             await events.wait(part, "started again")
         assert service.restarts == {part: FAILURES_MAX + 2}
     events.close()
+
+
+async def test_an_actor_is_started_until_it_lives_where_the_server_is_somebody_else_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover a ``replicated`` service may have no replica for hours; it once gave up."""
+    monkeypatch.setattr(supervisor, "FAILURES_MAX", 2)
+    server = EmbeddedServer(ServerConfig(tmp_path / "server"))
+    server.start()
+    try:
+        await server.wait_ready()
+        settings = load(None, {}, {"data": tmp_path / "service", "redis_url": server.url})
+        events = Events()
+        service = Supervisor(settings, parts=["booking"], to_files=True, on_event=events)
+        async with service.running():
+            server.stop_now()
+            assert service.kill("booking")
+            for _ in range(3):
+                await events.wait("booking", "could not be started, trying again")
+            server.start()
+            await server.wait_ready()
+            await events.wait("booking", "started again")
+        events.close()
+    finally:
+        server.stop_now()
 
 
 async def test_a_start_that_failed_is_forgotten_once_the_part_was_ready(tmp_path: Path) -> None:

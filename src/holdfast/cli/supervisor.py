@@ -65,7 +65,7 @@ LOCK_TRIES_MAX: Final = 10
 LOCK_PAUSE_S: Final = 0.02
 
 FAILURES_MAX: Final = 10
-"""So many starts in a row that do not last end the service."""
+"""So many starts in a row that fail end the service, but where a server that is not ours may be why."""
 
 LOG_FOLDER: Final = "logs"
 
@@ -353,7 +353,9 @@ class Supervisor:
                 return await self._start_child(part), failures
             except ChildError as error:
                 failures += 1
-                if failures >= FAILURES_MAX:
+                # A server that is not ours may come back at any time, or get its replicas back.
+                may_mend_itself = part != "provider" and self._server is None
+                if failures >= FAILURES_MAX and not may_mend_itself:
                     raise self._explain(part, error) from None
                 self._on_event(part, f"could not be started, trying again: {error}")
                 self._note(part, "restarting", {"process": str(error)})
