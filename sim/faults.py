@@ -33,6 +33,7 @@ SERVER_FAULTS: Final[Mapping[str, str]] = {
     "refusing": "the server answered with an error that says: nothing was written",
     "refuse_some": "the server refused some commits of a pipeline and took the others",
     "failover": "a replica took over that had not got the last writes",
+    "old_file": "the server was started again from a file of long ago",
     "old_primary": "an old primary took requests of those who had not heard of the new one",
     "still": "the server's clock stood still",
     "in_flight": "a process died or gave up with a request on its way, which had its effect",
@@ -45,6 +46,10 @@ SERVER_FAULTS: Final[Mapping[str, str]] = {
     "foreign": "somebody wrote to the inputs what is no input",
 }
 """Each kind of fault, and what it means."""
+
+
+OLD_FILE: Final = 0.2
+"""Share of worlds with failovers in which somebody may put an old file back."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -73,12 +78,14 @@ class Failover(msgspec.Struct, frozen=True):
       lost_ms: What it wrote so shortly before is lost.
       down_ms: How much later the replica leads.
       old_ms: For so long the primary lives on, for those who have not heard.
+      old_file: It is no replica: somebody put an old file of the server back.
     """
 
     at_ms: int
     lost_ms: int
     down_ms: int
     old_ms: int = 0
+    old_file: bool = False
 
 
 class ServerFaults(msgspec.Struct, frozen=True):
@@ -226,6 +233,11 @@ def draw_server_faults(
         )
         for number, window in enumerate(swarm.windows("failover", "failover", span, 5_000))
     ]
+    if draws.chance("server.old_file", OLD_FILE):
+        for number, window in enumerate(swarm.windows("failover", "old_file", span, 5_000)):
+            lost_ms = 1 + draws.below("server.old_file_ms", fault_s * 1000, number)
+            down_ms = window.end_ms - window.begin_ms
+            failovers.append(Failover(window.begin_ms, lost_ms, down_ms, old_file=True))
     return ServerFaults(
         drop_before=swarm.share("wire", "drop_before", 0.08),
         drop_after=swarm.share("wire", "drop_after", 0.08),

@@ -12,7 +12,7 @@ one event out of a run leaves the others as they were.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import trio
@@ -22,6 +22,7 @@ from holdfast.transport.codec import check_finished, decode_input, encode_input
 from holdfast.transport.commits import check_commit, write_commits
 from holdfast.transport.connection import ConnectionLostError
 from holdfast.transport.keys import book_keys, check_reading, format_id, parse_id
+from holdfast.transport.memory_operator import Weight
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from holdfast.transport.memory_log import MemoryLog
 
 _T = TypeVar("_T")
-
-Weight = Literal["read", "light", "write"]
-"""``read`` has no effect; ``light`` has one that a full server still takes (it needs no memory)."""
 
 _REFUSES: Final[Mapping[str, tuple[Weight, ...]]] = {
     "OOM": ("write",),
@@ -106,6 +104,8 @@ class FaultyLog:
         self._not_before = -math.inf
         self._dead = False
         self._log: MemoryLog = server.log
+        self.on_request: Callable[[str, Weight], None] | None = None
+        """Called with the operation and its weight, before each request."""
         self._cut_off = self._draw_partition()
 
     def kill(self) -> None:
@@ -316,9 +316,32 @@ class FaultyLog:
         """See ``Log``."""
         await trio.lowlevel.checkpoint()
 
+    async def request(
+        self, op: str, weight: Weight, ask: Callable[[MemoryLog], _T], *, again: bool = False
+    ) -> _T:
+        """A request beside the port: what *ask* does on the log, in one step.
+
+        Args:
+          op: Its name.
+          weight: What it does to the server.
+          ask: Runs without a pause.
+          again: Whether it is made once more where the first one is lost.
+        """
+
+        async def effect(late: bool) -> _T:
+            del late
+            await trio.lowlevel.checkpoint()
+            return ask(self._log)
+
+        if again:
+            return await self._again(op, weight, 0, effect)
+        return await self._attempt(self._call(op, weight), effect)
+
     # -- a request -----------------------------------------------------------
 
     def _call(self, op: str, weight: Weight, wait_s: float = 0, parts: int = 1) -> _Call:
+        if self.on_request is not None:
+            self.on_request(op, weight)
         number = self._numbers.get(op, 0) + 1
         self._numbers[op] = number
         timeout_s = self._server.options.reply_s + max(0.0, wait_s)

@@ -7,11 +7,11 @@ snapshot, numbered by the trace's events.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from holdfast.actors.ports import Commit, InputEntry, Snapshot
+from holdfast.actors.ports import Commit, DeadLetter, InputEntry, Snapshot, StreamName
 from holdfast.transport.keys import parse_id
 from holdfast.transport.memory_log import EntryT, MemoryLog, MemoryStream
 
@@ -46,12 +46,14 @@ class BookHistory(msgspec.Struct):
 
     Attributes:
       inputs: Every input ever appended, even if it was lost later.
+      letters_gone: Dead letters that an operator sent again or dropped.
       refused: Number of commits that were refused.
       epochs: Epochs in the order in which they were given out.
       put_back: Positions of snapshots that an operator put in the place of newer ones.
     """
 
     inputs: list[InputEntry] = msgspec.field(default_factory=list[InputEntry])
+    letters_gone: list[DeadLetter] = msgspec.field(default_factory=list[DeadLetter])
     commits: list[Written] = msgspec.field(default_factory=list[Written])
     refused: int = 0
     epochs: list[int] = msgspec.field(default_factory=list[int])
@@ -80,6 +82,10 @@ class RecordingLog(MemoryLog):
         self._trace = trace
         self.marks = marks
         self.on_commit = on_commit
+        self.on_trim: Callable[[str, str, dict[StreamName, list[IdPair]]], None] | None = None
+        """Called with the book, the input that was to be kept, and the ids that went."""
+        self.on_snapshot: Callable[[str, Snapshot, int, str], None] | None = None
+        """Called after each snapshot that was taken, with its writer's epoch and owner."""
         self.history: dict[str, BookHistory] = {}
 
     def of(self, book: str) -> BookHistory:
@@ -108,6 +114,10 @@ class RecordingLog(MemoryLog):
         held, last = self.of(book), parse_id(position)
         held.commits = [one for one in held.commits if parse_id(one.commit.position) <= last]
         held.snapshots = [one for one in held.snapshots if parse_id(one.position) <= last]
+        back = dict.fromkeys(letter.id for letter in self.book(book).deadletters.entries)
+        held.letters_gone = [
+            one for one in held.letters_gone if parse_id(one.id) <= last and one.id not in back
+        ]
 
     def _add_input(self, name: str, book: MemoryBook, new: NewInput) -> str:
         id_ = super()._add_input(name, book, new)
@@ -155,6 +165,23 @@ class RecordingLog(MemoryLog):
         await super().save_snapshot(book, snapshot, epoch, owner)
         self.of(book).snapshots.append(snapshot)
         self._trace.note("server", "snapshot", f"{book} {snapshot.position}")
+        if self.on_snapshot is not None:
+            self.on_snapshot(book, snapshot, epoch, owner)
+
+    def trim_nowait(self, book: str, keep: str = "") -> dict[StreamName, int]:
+        """See ``MemoryLog``."""
+        held = self.book(book)
+        before = {name: list(held.stream(name).ids) for name in get_args(StreamName)}
+        removed = super().trim_nowait(book, keep)
+        if self.on_trim is not None and any(removed.values()):
+            self.on_trim(book, keep, {name: before[name][:n] for name, n in removed.items() if n})
+        return removed
+
+    def drop_letters_nowait(self, name: str, letters: Sequence[str]) -> list[DeadLetter]:
+        """See ``MemoryLog``."""
+        dropped = super().drop_letters_nowait(name, letters)
+        self.of(name).letters_gone += dropped
+        return dropped
 
 
 def _whole(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from holdfast.sim.faults import SERVER_FAULTS
-from holdfast.sim.operator_faults import OPERATOR_MARKS
+from holdfast.sim.operator_faults import OPERATOR_MARKS, TOOL_MARKS
 from holdfast.sim.provider_faults import PROVIDER_MARKS
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ MARKS: Final[Mapping[str, str]] = {
     "outcome_unseen": "a customer gave up waiting for the outcome",
     # the operator
     **OPERATOR_MARKS,
+    **TOOL_MARKS,
     # the log's server
     "book_without_leader": "a booking actor gave one of its books up and went on with the other",
     **{f"server_{kind}": sentence for kind, sentence in SERVER_FAULTS.items()},

@@ -23,7 +23,7 @@ from holdfast.actors.booking import wire
 from holdfast.actors.booking.book import LIVE
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import LogTrimmedError, LogUnavailableError, NewInput
-from holdfast.sim.operator_faults import KINDS
+from holdfast.sim.operator_faults import KINDS, TOOLS
 from holdfast.transport.codec import encode_input
 from holdfast.transport.keys import parse_id
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from holdfast.sim.history import RecordingLog
     from holdfast.sim.marks import Marks
     from holdfast.sim.operator_faults import OperatorFaults
+    from holdfast.sim.toolbox import Toolbox
     from holdfast.sim.trace import Trace
 
 BY: Final = "service:office"
@@ -62,6 +63,7 @@ class Operator:
       books: Their names.
       practice: What is changed.
       starts_ms: The slots that are asked for, by their beginning.
+      toolbox: Tools, for what is done with them.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Operator:
         books: Sequence[str],
         practice: m.DefinePractice,
         starts_ms: Sequence[int],
+        toolbox: Toolbox,
     ) -> None:
         self._connect = connect
         self._log = log
@@ -89,11 +92,12 @@ class Operator:
         self._books = books
         self._practice = practice
         self._starts_ms = starts_ms
+        self._toolbox = toolbox
 
     async def run(self) -> None:
         """Do everything; returns when it is done."""
         async with trio.open_nursery() as nursery:
-            for kind in KINDS:
+            for kind in (*KINDS, *TOOLS):
                 for number in range(getattr(self._faults, kind)):
                     if self._draws.chance("operator.does", 1.0, kind, number):
                         nursery.start_soon(self._do, kind, number)
@@ -104,6 +108,9 @@ class Operator:
             self._draws.below("operator.ms", self._faults.span_s * 1000, *drawn) / 1000
         )
         book = self._draws.pick("operator.book", self._books, *drawn)
+        if kind in TOOLS:
+            await self._toolbox.use(kind, book, number)
+            return
         log = self._connect(f"operator-{kind}-{number}")
         try:
             await getattr(self, f"_{kind}")(log, book, number)

@@ -27,6 +27,25 @@ OPERATOR_MARKS: Final[Mapping[str, str]] = {
 }
 """Name and sentence of each mark of the operator's."""
 
+TOOL_MARKS: Final[Mapping[str, str]] = {
+    "tool_looked": "a tool told how a live book fares, and replayed it",
+    "tool_exported": "a live book was exported, and the export did not differ from it",
+    "tool_imported": "an export was imported on another server",
+    "tool_imported_mattered": "a booking actor took calls up that an import had brought",
+    "tool_kept": "a tool made a snapshot of a live book",
+    "tool_kept_mattered": "a tool's snapshot was the newest",
+    "tool_superseded": "a book changed hands while a tool made its snapshot",
+    "tool_tidied": "a tool trimmed a live book of what an export has",
+    "tool_tidied_mattered": "a tool trimmed inputs",
+    "tool_letter_dropped": "a tool dropped a dead letter",
+    "tool_letter_retried": "a tool put a dead letter right and sent it again",
+    "tool_letter_retried_mattered": "a dead letter that was sent again was decided",
+    "tool_other_release": "a process of another release refused books that were decided already",
+    "tool_unavailable": "a tool ended since the server was away",
+    "tool_refused": "a tool said why it cannot be done",
+}
+"""Name and sentence of each mark of the operator's tools."""
+
 KINDS: Final[Mapping[str, int]] = {
     "redefine": 4,
     "script": 2,
@@ -37,6 +56,19 @@ KINDS: Final[Mapping[str, int]] = {
     "result": 6,
 }
 """What may be done, and how often at most in one world."""
+
+TOOLS: Final[Mapping[str, int]] = {
+    "look": 2,
+    "archive": 1,
+    "keep": 2,
+    "tidy": 1,
+    "letters": 2,
+    "release": 1,
+}
+"""Tools that may be used, each a method of ``Toolbox``, and how often at most in one world."""
+
+_TOOLED: Final = 8
+"""Of ten worlds whose operator may use tools, those from here on: tools cost time."""
 
 
 class OperatorFaults(msgspec.Struct, frozen=True):
@@ -50,6 +82,12 @@ class OperatorFaults(msgspec.Struct, frozen=True):
       redrive: A dead letter is appended again, as it was.
       snapshot: An older snapshot is put in the place of the newest.
       result: A payment result is appended again: late, and after others.
+      look: ``status`` and ``replay``.
+      archive: ``export``, ``replay --diff``, and ``import`` on another server.
+      keep: ``snapshot`` into the log.
+      tidy: ``export`` and ``trim --archive``.
+      letters: ``deadletters retry`` or ``drop``.
+      release: A booking actor of another release is started beside those that decide.
       span_s: All of it begins within so long.
     """
 
@@ -60,15 +98,29 @@ class OperatorFaults(msgspec.Struct, frozen=True):
     redrive: int = 0
     snapshot: int = 0
     result: int = 0
+    look: int = 0
+    archive: int = 0
+    keep: int = 0
+    tidy: int = 0
+    letters: int = 0
+    release: int = 0
     span_s: int = 0
 
+    @property
+    def uses_tools(self) -> bool:
+        """Whether any tool may be used."""
+        return any(getattr(self, tool) for tool in TOOLS)
 
-def draw_operator_faults(share: Callable[[str, str, float], float], span_s: int) -> OperatorFaults:
+
+def draw_operator_faults(
+    share: Callable[[str, str, float], float], span_s: int, *, every_tool: bool = False
+) -> OperatorFaults:
     """The operator of a seed.
 
     Args:
       share: Draws how much of a group's fault, by its name, up to a greatest one; 0 where it is off.
       span_s: How long faults happen.
+      every_tool: All tools are used, as often as they may.
     """
     counts = {
         # An executor's results come again, which is the way to the provider's doing.
@@ -77,4 +129,9 @@ def draw_operator_faults(share: Callable[[str, str, float], float], span_s: int)
         )
         for kind, most in KINDS.items()
     }
+    if every_tool:
+        counts |= TOOLS
+    elif share("operator", "operator.tools", 10) >= _TOOLED:
+        for tool, most in TOOLS.items():
+            counts[tool] = math.ceil(share("operator", f"operator.{tool}", most))
     return OperatorFaults(**counts, span_s=span_s)

@@ -61,6 +61,7 @@ SCENARIOS: Final[Mapping[str, str]] = {
     "outages": "a provider that is away, late and forgetful",
     "retries": "customers who send everything twice and come back with old keys",
     "contention": "nobody holds a slot, the first payment wins",
+    "upkeep": "an operator who uses every tool beside the live books",
 }
 """Name and sentence of each scenario."""
 
@@ -172,7 +173,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         provider=draw_provider_faults(
             draws, partial(swarm.share, "provider"), scenario, START_MS, fault_s
         ),
-        operator=draw_operator_faults(swarm.share, fault_s),
+        operator=draw_operator_faults(swarm.share, fault_s, every_tool=scenario == "upkeep"),
         mailer=MailerFaults(
             error_before=swarm.share("mailer", "mailer.error_before", 0.3),
             error_after=swarm.share("mailer", "mailer.error_after", 0.3),

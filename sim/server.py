@@ -297,7 +297,8 @@ class SimServer:
         # The replica's clock moves: ids that were given out once must not come again.
         now = self.clock.now_ms()
         self.server_clock.still = tuple(w for w in self.server_clock.still if w.begin_ms > now)
-        self.counts.fire("failover", f"{len(lost)} inputs lost", mattered=changed)
+        kind = "old_file" if failover.old_file else "failover"
+        self.counts.fire(kind, f"{len(lost)} inputs lost", mattered=changed)
         if self.on_failover is not None:
             self.on_failover(lost)
         self._down += 1
@@ -366,16 +367,21 @@ def fingerprint(log: MemoryLog) -> str:
     """A digest of all that *log* holds, to the last byte."""
     digest = blake2b(digest_size=16)
     digest.update(msgspec.msgpack.encode(log.registered))
+    empty = _content(MemoryBook())
     for name, book in log.books.items():
-        digest.update(msgspec.msgpack.encode((name, book.record, book.snapshots, book.foreign)))
-        streams = [book.stream(stream) for stream in _STREAMS]
-        for stream in (*streams, *book.prepared.values()):
-            known = (stream.ids, stream.entries, stream.last, stream.added, stream.deleted)
-            groups = [
-                (group, of.last, list(of.pending.items())) for group, of in stream.groups.items()
-            ]
-            digest.update(msgspec.msgpack.encode((known, groups, stream.foreign)))
+        content = _content(book)
+        if content != empty:  # one that was only asked for is none
+            digest.update(msgspec.msgpack.encode((name, content)))
     return digest.hexdigest()
+
+
+def _content(book: MemoryBook) -> bytes:
+    parts: list[object] = [book.record, book.snapshots, book.foreign]
+    for stream in (*map(book.stream, _STREAMS), *book.prepared.values()):
+        parts += [stream.ids, stream.entries, stream.last, stream.added, stream.deleted]
+        parts += [stream.foreign]
+        parts += [(name, of.last, list(of.pending.items())) for name, of in stream.groups.items()]
+    return msgspec.msgpack.encode(parts)
 
 
 def _lost(log: MemoryLog, replica: Books) -> list[tuple[str, InputEntry]]:

@@ -9,15 +9,19 @@ to rest within a bounded time; everything is stopped cleanly and the whole histo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec, cast
 
 import trio
 
+from holdfast.actors.booking import messages as m
+from holdfast.actors.booking import wire
 from holdfast.actors.booking.actor import DivergedError
 from holdfast.actors.booking.invariants import InvariantError
 from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.ports import LogError, LogTrimmedError, SupersededError
 from holdfast.bootstrap import BookingPorts, NotificationPorts, PaymentPorts, run_with
+from holdfast.sim import upkeep
 from holdfast.sim.checks import Checks
 from holdfast.sim.clock import START_MS, WorldClock
 from holdfast.sim.crowd import Crowd
@@ -37,17 +41,22 @@ from holdfast.sim.processes import (
 )
 from holdfast.sim.provider import SimProvider
 from holdfast.sim.server import SimServer
+from holdfast.sim.toolbox import Toolbox
 from holdfast.sim.trace import TooManyEventsError, Trace
 from holdfast.sim.troubles import STORM_RESTART_MS_MAX, Slot, Troubles
 from holdfast.sim.violations import Violation, ViolationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from holdfast.actors.ports import ActionStream, Clock, InputEntry, Log
     from holdfast.bootstrap import Ports
     from holdfast.sim.draws import Draws
     from holdfast.sim.history import Written
     from holdfast.sim.options import Options
     from holdfast.sim.troubles import Kind
+
+_Args = ParamSpec("_Args")
 
 CROWD_S_MAX: Final = 3_600.0
 """Longest time that the crowd may need after the faults have stopped."""
@@ -160,6 +169,21 @@ class World:
             options.practice,
             options.changed,
         )
+        self.log.on_trim = self._watching(partial(upkeep.on_trim, self.checks))
+        self.log.on_snapshot = self._watching(partial(upkeep.on_snapshot, self.checks))
+        auto = m.RequestAuto(options.practice.services[0].id, customer="L1")
+        self.toolbox = Toolbox(
+            self.server,
+            self.log,
+            self.crowd,
+            self.checks,
+            draws,
+            marks,
+            trace,
+            nursery,
+            options.booking,
+            ("request_auto", wire.encode_message(auto)),
+        )
         self.operator = Operator(
             self.server.connect,
             self.log,
@@ -172,6 +196,7 @@ class World:
             self.books,
             options.practice,
             options.crowd.starts_ms,
+            self.toolbox,
         )
         if options.turns:
             self._turn = trio.Semaphore(1)
@@ -206,6 +231,9 @@ class World:
             await self._rest()
             self.checks.at_rest()
             await self._close(processes)
+        if options.operator.uses_tools:
+            await self.toolbox.look_at_stopped(self.books)
+            self.toolbox.at_end()
         self.checks.at_end(self.crowd)
 
     def _make_log(self, clock: Clock) -> RecordingLog:
@@ -218,6 +246,7 @@ class World:
         self.server.heal()
         self.provider.heal()
         self.mailer.heal()
+        self.toolbox.heal()
         self.troubles.heal(self.options.restart)
         if not self.options.restart:
             self.marks.hit("healed_without_restart")
@@ -368,6 +397,8 @@ class World:
             if violation is None:
                 violation = _ended_by(gate.name, error, len(self.trace.lines))
             raise ViolationError(violation) from error
+        if self._closing and slot.owner:
+            upkeep.on_stopped(self.checks, slot.owner)
         return "stopped"
 
     def _leads(self, slot: Slot) -> bool:
@@ -441,6 +472,17 @@ class World:
             self._violated(error.violation)
         except BookBugError as error:
             self._violated(Violation("no bug", str(error), len(self.trace.lines)))
+
+    def _watching(self, check: Callable[_Args, None]) -> Callable[_Args, None]:
+        """*check*, to be called by the server: there nothing may be raised."""
+
+        def watch(*args: _Args.args, **kwargs: _Args.kwargs) -> None:
+            try:
+                check(*args, **kwargs)
+            except ViolationError as error:
+                self._violated(error.violation)
+
+        return watch
 
     def _violated(self, violation: Violation) -> None:
         if self.violation is None:

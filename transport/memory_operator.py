@@ -176,16 +176,13 @@ class MemoryOperator:
         """See ``Operator``."""
         book_keys(book)
 
-        def ask(log: MemoryLog) -> tuple[bool, bool]:
+        def ask(log: MemoryLog) -> bool:
             held = log.book(book)
             held.prepared.clear()
-            return _exists(held), held.record != CommitRecord()
+            return _exists(held)
 
-        exists, has_record = await self._request("operator_prepare", "light", ask)
-        if has_record:
-            await self._register(book)
-        if exists:
-            raise exists_error(book)
+        if await self._request("operator_prepare", "light", ask):
+            raise await self._existing(book)
 
     async def write(
         self, book: str, stream: StreamName, entries: Sequence[tuple[str, Sequence[str | bytes]]]
@@ -208,8 +205,21 @@ class MemoryOperator:
 
     async def finish(self, book: str, restored: Restored) -> None:
         """See ``Operator``."""
-        await self._request("operator_finish", "write", partial(_put, book, restored))
+        refused = await self._request("operator_finish", "write", partial(_put, book, restored))
+        if refused == "exists":
+            raise await self._existing(book)
+        if refused:
+            raise meddled_error(book)
         await self._register(book)
+
+    async def _existing(self, book: str) -> LogError:
+        def ask(log: MemoryLog) -> bool:
+            held = log.book(book)  # there is no key whose being there could be asked for
+            return bool(held.inputs.added) or held.record != CommitRecord()
+
+        if await self._request("operator_exists", "read", ask, again=True):
+            await self._register(book)
+        return exists_error(book)
 
     async def _register(self, book: str) -> None:
         await self._request(
@@ -271,26 +281,27 @@ class MemoryOperator:
         )
 
 
-def _put(book: str, restored: Restored, log: MemoryLog) -> None:
-    """Let what was prepared be the book."""
+def _put(book: str, restored: Restored, log: MemoryLog) -> Literal["", "exists", "meddled"]:
+    """Let what was prepared be the book; or why not."""
     held = log.book(book)
     if _exists(held) or held.deadletters.added:
-        raise exists_error(book)
+        return "exists"
     inputs, outcomes = (held.prepared.get(name, MemoryStream()) for name in _BESIDE)
     if (len(inputs.ids), len(outcomes.ids)) != (restored.inputs, restored.outcomes):
-        raise meddled_error(book)
+        return "meddled"
     held.prepared.clear()
     for id_, fields in zip(inputs.ids, inputs.entries, strict=True):
         held.inputs.add(id_, decode_input(format_id(*id_).encode(), list(fields)))
     for id_, fields in zip(outcomes.ids, outcomes.entries, strict=True):
         held.outcomes.add(id_, decode_outcome(format_id(*id_).encode(), list(fields)))
     held.inputs.last, held.inputs.added = parse_id(restored.last_id), restored.added
-    kept = [one for one in (restored.before, restored.snapshot) if one is not None]
+    kept = [one.whole() for one in (restored.before, restored.snapshot) if one is not None]
     held.snapshots = kept
     newest = restored.snapshot.position if restored.snapshot is not None else ""
     held.record = msgspec.structs.replace(restored.record, owner="", snapshot=newest)
     for name in _BESIDE:
         log.ring(book, name)
+    return ""
 
 
 def _exists(held: MemoryBook) -> bool:

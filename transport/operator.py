@@ -291,21 +291,16 @@ class Operator:
     async def prepare(self, book: str) -> None:
         """Begin to restore *book*: forget what an earlier attempt has left.
 
-        An attempt that ended just after the book was in its place is completed: it is made known.
-
         Raises:
           LogError: There is such a book.
         """
         keys = book_keys(book)
         names = (keys.commit, *(keys.stream(name) for name in ("inputs", "outcomes", *_ACTIONS)))
         found = await self._server.check(
-            [("EXISTS", *names), ("EXISTS", keys.commit), ("DEL", *_beside(book))],
-            f"restoring {book}",
+            [("EXISTS", *names), ("DEL", *_beside(book))], f"restoring {book}"
         )
-        if found[1]:
-            await self._register(book)
         if found[0]:
-            raise exists_error(book)
+            raise await self._existing(book)
 
     async def write(
         self, book: str, stream: StreamName, entries: Sequence[tuple[str, Sequence[str | bytes]]]
@@ -351,11 +346,21 @@ class Operator:
         reply = (await self._server.call_scripts([call]))[0]
         if isinstance(reply, hiredis.ReplyError):
             if str(reply).startswith("HF_EXISTS"):
-                raise exists_error(book)
+                raise await self._existing(book)
             if str(reply).startswith("HF_CHANGED"):
                 raise meddled_error(book)
             raise error_of(reply, f"restoring {book}")
         await self._register(book)  # after it: a book that is known has its log already
+
+    async def _existing(self, book: str) -> LogError:
+        """The error of who would restore a book that is there.
+
+        An attempt that ended just after the book was in its place is completed: it is made known.
+        """
+        command: Command = ("EXISTS", book_keys(book).commit)
+        if (await self._server.check([command], f"restoring {book}", again=True))[0]:
+            await self._register(book)
+        return exists_error(book)
 
     async def _register(self, book: str) -> None:
         call = ScriptCall(scripts.REGISTER, (REGISTRY, REGISTRY_KNOWN), (book,))

@@ -99,11 +99,12 @@ def test_a_second_run_that_is_answered_otherwise_is_reported(
 
 @pytest.mark.slow
 def test_a_trim_without_its_guard_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def careless(self: MemoryLog, book: str) -> dict[str, int]:
+    def careless(self: MemoryLog, book: str, keep: str = "") -> dict[str, int]:
+        del keep
         inputs = self.book(book).inputs
         return {"inputs": inputs.trim(inputs.last)}
 
-    monkeypatch.setattr(MemoryLog, "trim", careless)
+    monkeypatch.setattr(MemoryLog, "trim_nowait", careless)
     assert _violations(range(20), "process")
 
 

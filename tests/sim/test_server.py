@@ -614,6 +614,7 @@ KINDS: dict[str, ServerFaults] = {
             Failover(START_MS + 40_000, 9_000, 500),
         )
     ),
+    "old_file": ServerFaults(failovers=(Failover(START_MS + 40_000, 35_000, 500, old_file=True),)),
     "old_primary": ServerFaults(
         failovers=(Failover(START_MS + 20_000, 1_000, 500, 15_000),), left_behind=0.5
     ),

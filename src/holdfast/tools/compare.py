@@ -95,6 +95,7 @@ async def compare(left: Source, right: Source, *, to: str = "", tell: Tell) -> D
       tell: Called now and then with inputs compared and inputs expected.
 
     Raises:
+      ToolError: One of them ends before the other one begins.
       BookBugError: The machine failed on an input of one of them.
     """
     async with aclosing(left.inputs()) as of_left, aclosing(right.inputs()) as of_right:
@@ -103,6 +104,8 @@ async def compare(left: Source, right: Source, *, to: str = "", tell: Tell) -> D
         await b.fetch()
         await a.go_to(b.runner.position)
         await b.go_to(a.runner.position)
+        _require_overlap(a, b)
+        _require_overlap(b, a)
         count, last = 0, parse_id(to) if to else None
         if (a.runner.position, a.runner.digest) != (b.runner.position, b.runner.digest):
             return _parted(0, GENESIS, "before", a, b)
@@ -126,6 +129,14 @@ async def compare(left: Source, right: Source, *, to: str = "", tell: Tell) -> D
         if last is not None and longer is not None and longer.entry is not None:
             longer = longer if parse_id(longer.entry.id) <= last else None
         return Difference(count, position, longer=longer.source.name if longer else "")
+
+
+def _require_overlap(a: _Side, b: _Side) -> None:
+    if a.entry is None and parse_id(a.runner.position) < parse_id(b.runner.position):
+        raise ToolError(
+            f"{a.source.name} ends at {a.runner.position}, before {b.source.name} begins after "
+            f"{b.runner.position}: compare an export that has what is between"
+        )
 
 
 def _parted(count: int, position: str, what: str, a: _Side, b: _Side) -> Difference:

@@ -17,7 +17,12 @@ from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.ports import GENESIS, Snapshot, SupersededError
 from holdfast.tools.errors import ToolError
 from holdfast.tools.sources import decided_to
-from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
+from holdfast.transport.snapshots import (
+    DamagedSnapshotError,
+    pack_nowait,
+    pack_snapshot,
+    unpack_snapshot,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +98,7 @@ async def save_snapshot(log: Log, book: str, tell: Tell) -> SnapshotResult:
         except SupersededError:
             continue
         now = await log.read_record(book)
-        size = len(await pack_snapshot(snapshot))
+        size = len(pack_nowait(snapshot))
         saved = now.snapshot == snapshot.position
         return SnapshotResult(book, snapshot.position, snapshot.digest, replayed, size, saved)
     raise ToolError(

@@ -190,7 +190,6 @@ BUGS = [
         "A snapshot is written whoever holds the book.",
         "rivals",
         edit(MemoryLog, "save_snapshot", "if _fenced(record, epoch, owner):", "if False:"),
-        harmless="It was committed before it was saved, and one older than the newest is not kept.",
     ),
     Bug(
         "snapshots",

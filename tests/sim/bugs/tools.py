@@ -1,4 +1,4 @@
-"""What operators and servers do to a log: trimming, groups that are made anew."""
+"""What operators and their tools do to a log, and servers: trims, imports, groups made anew."""
 
 # What is replaced here is private, and each replacement takes whatever the original takes.
 # pyright: reportPrivateUsage=false
@@ -6,8 +6,13 @@
 
 from __future__ import annotations
 
-from holdfast.transport import memory_log
+from holdfast.actors.booking.actor import _Host
+from holdfast.sim import toolbox
+from holdfast.tools import export, letters, restore
+from holdfast.tools.sources import LogSource
+from holdfast.transport import memory_log, memory_operator
 from holdfast.transport.memory_log import MemoryLog
+from holdfast.transport.memory_operator import MemoryOperator
 
 from . import Bug, edit  # noqa: TID251 - our own package sim
 
@@ -21,7 +26,7 @@ BUGS = [
         "mixed",
         edit(
             MemoryLog,
-            "trim",
+            "trim_nowait",
             "min(group.pending) if group.pending else group.last",
             "group.last",
         ),
@@ -31,7 +36,7 @@ BUGS = [
         "trims-what-is-decided",
         "Inputs are trimmed up to the position, whatever the snapshots need.",
         "mixed",
-        edit(MemoryLog, "trim", _INPUTS, "[parse_id(held.record.position)]"),
+        edit(MemoryLog, "trim_nowait", _INPUTS, "[parse_id(held.record.position)]"),
     ),
     Bug(
         "tools",
@@ -39,17 +44,169 @@ BUGS = [
         "Inputs are trimmed up to the newest snapshot, and the older one is of no use.",
         "mixed",
         edit(
-            MemoryLog, "trim", _INPUTS, "[parse_id(held.snapshots[-1].position)] if older else []"
+            MemoryLog,
+            "trim_nowait",
+            _INPUTS,
+            "[parse_id(held.snapshots[-1].position)] if older else []",
         ),
-        harmless="The older one is for a newest that cannot be read, and no world spoils what the log "
-        "keeps.",
+    ),
+    Bug(
+        "tools",
+        "trims-what-was-not-compared",
+        "A trim goes as far as the server allows by then, whatever the operator wants to keep.",
+        "upkeep",
+        edit(MemoryLog, "trim_nowait", "if older and keep:", "if False:"),
+    ),
+    Bug(
+        "tools",
+        "trims-without-archive",
+        "What goes is not compared with the export.",
+        "upkeep",
+        edit(toolbox, "require_archived", "if held is None or held.entry != entry:", "if False:"),
+    ),
+    Bug(
+        "tools",
+        "exports-no-letters",
+        "An export leaves out the inputs that became dead letters.",
+        "upkeep",
+        edit(
+            export._Exporter,
+            "take",
+            "self.writer.add(entry,",
+            "entry.problem or self.writer.add(entry,",
+        ),
+    ),
+    Bug(
+        "tools",
+        "exports-one-less",
+        "An export ends before the last input of its range.",
+        "upkeep",
+        edit(export._Exporter, "take", "entry_id > self._to", "entry_id >= self._to"),
+    ),
+    Bug(
+        "tools",
+        "imports-undecided",
+        "An imported book is to be decided anew, its calls are made again.",
+        "upkeep",
+        edit(
+            restore._Restorer,
+            "_write",
+            "if parse_id(archived.entry.id) <= self._decided",
+            "if False",
+        ),
+    ),
+    Bug(
+        "tools",
+        "import-unknown",
+        "An import whose connection broke at its end leaves a book that nobody knows.",
+        "upkeep",
+        edit(MemoryOperator, "_existing", "if await", "if False and await"),
+    ),
+    Bug(
+        "tools",
+        "imports-at-once",
+        "An import puts in place what somebody else prepared.",
+        "upkeep",
+        edit(
+            memory_operator,
+            "_put",
+            "(len(inputs.ids), len(outcomes.ids)) != (restored.inputs, restored.outcomes)",
+            "False",
+        ),
+    ),
+    Bug(
+        "tools",
+        "replay-takes-over",
+        "A replay takes the book over, to read it in peace.",
+        "upkeep",
+        edit(
+            LogSource,
+            "open",
+            "record = await log.read_record(book)",
+            "record = await log.take_over(book, 'replay')",
+        ),
+    ),
+    Bug(
+        "tools",
+        "look-makes-groups",
+        "Looking at what is pending makes the group where it is missing.",
+        "upkeep",
+        edit(
+            MemoryOperator,
+            "pending",
+            "group = held.groups.get(stream)",
+            "from holdfast.transport.memory_log import MemoryGroup; "
+            "group = held.groups.setdefault(stream, MemoryGroup())",
+        ),
+    ),
+    Bug(
+        "tools",
+        "retry-keeps-letter",
+        "A dead letter that is sent again stays one, and can be sent once more.",
+        "upkeep",
+        edit(
+            MemoryOperator,
+            "retry_input",
+            "if not log.drop_letters_nowait(book, [letter]):",
+            "if log.book(book).deadletters.get(parse_id(letter)) is None:",
+        ),
+    ),
+    Bug(
+        "tools",
+        "retry-as-it-was",
+        "A dead letter is sent again without what was put right.",
+        "upkeep",
+        edit(letters, "_corrected", "fields[name] = value.encode()", "pass"),
+    ),
+    Bug(
+        "tools",
+        "retry-loses-input",
+        "A dead letter is removed, and its input is not appended.",
+        "upkeep",
+        edit(
+            MemoryOperator,
+            "retry_input",
+            "return log.append_nowait(book, new)",
+            'return f"{log.now_ms()}-0"',
+        ),
+    ),
+    Bug(
+        "tools",
+        "drops-all-letters",
+        "Dropping one dead letter drops all.",
+        "upkeep",
+        edit(
+            MemoryOperator,
+            "drop_letters",
+            "log.drop_letters_nowait(book, letters)",
+            "log.drop_letters_nowait(book, [f'{a}-{b}' for a, b in log.book(book).deadletters.ids])",
+        ),
+    ),
+    Bug(
+        "tools",
+        "leaves-no-snapshot",
+        "A booking actor that is asked to stop leaves without a snapshot.",
+        "mixed",
+        edit(_Host, "_leave", "if owned.committed != GENESIS", "if False"),
+    ),
+    Bug(
+        "tools",
+        "release-takes-over",
+        "A process of another release takes a book over before it looks who decided it.",
+        "upkeep",
+        edit(
+            _Host,
+            "_own",
+            "_check_version(book, await self._patiently(self._log.read_record, book))",
+            "pass",
+        ),
     ),
     Bug(
         "tools",
         "gap-unseen",
         "Inputs are trimmed up to the position, and a reader does not see what it missed.",
         "mixed",
-        edit(MemoryLog, "trim", _INPUTS, "[parse_id(held.record.position)]"),
+        edit(MemoryLog, "trim_nowait", _INPUTS, "[parse_id(held.record.position)]"),
         (memory_log, "_refuse_gap", lambda _: lambda name, stream, position: None),
     ),
     Bug(

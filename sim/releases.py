@@ -1,0 +1,50 @@
+"""Two releases in one world: to a process of the next one, every book is decided by another version.
+
+The code of the next release is not there. But all that a booking actor sees of a release is the
+version in a book's record; so its connection tells it a version that is greater by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from holdfast.actors.ports import LogUnavailableError
+from holdfast.sim.faulty_log import FaultyLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.actors.ports import CommitRecord
+    from holdfast.sim.server import SimServer
+
+
+class OtherRelease(FaultyLog):
+    """The log as a booking actor of another release sees it.
+
+    A book of which nothing is decided may be anybody's: nobody starts another release on it here.
+
+    Args:
+      server: Where it leads.
+      process: The process's name.
+      on_take_over: Called with a book that is taken over though another release has decided it.
+    """
+
+    def __init__(
+        self, server: SimServer, process: str, on_take_over: Callable[[str], None]
+    ) -> None:
+        super().__init__(server, process)
+        self._on_take_over = on_take_over
+
+    async def read_record(self, book: str) -> CommitRecord:
+        """See ``Log``."""
+        record = await super().read_record(book)
+        if not record.version:
+            raise LogUnavailableError(f"nothing of {book} is decided yet")
+        return msgspec.structs.replace(record, version=record.version + 1)
+
+    async def take_over(self, book: str, owner: str) -> CommitRecord:
+        """See ``Log``."""
+        self._on_take_over(book)
+        return await super().take_over(book, owner)
