@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import structlog
 import trio
 
 from holdfast.actors.booking import messages as m
@@ -18,6 +19,7 @@ from holdfast.actors.booking.runner import BookRunner, VersionError
 from holdfast.actors.ports import (
     CommitRecord,
     ForeignDataError,
+    LogError,
     LogTrimmedError,
     NewInput,
     OutcomeEntry,
@@ -30,10 +32,11 @@ from holdfast.sim.marks import Marks
 from holdfast.sim.operator import changed
 from holdfast.sim.operator_faults import OPERATOR_MARKS
 from holdfast.sim.run import listening, run_world
+from holdfast.transport.keys import parse_id
 from holdfast.transport.memory_log import MemoryLog, MemoryStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableMapping
 
     from holdfast.actors.ports import Log
     from holdfast.transport.memory_log import MemoryBook
@@ -221,6 +224,16 @@ def _delete_inputs_and_snapshots(book: MemoryBook) -> None:
     book.snapshots.clear()
 
 
+def _trim_undecided(book: MemoryBook) -> None:
+    last = book.inputs.last
+    book.inputs.add((last[0] + 500, 0), book.inputs.entries[-1])
+    book.inputs.trim((last[0] + 501, 0))
+
+
+def _lose_the_outcomes(book: MemoryBook) -> None:
+    book.outcomes = MemoryStream()
+
+
 def _trim_everything(book: MemoryBook) -> None:
     book.inputs.trim((book.inputs.last[0] + 1, 0))
 
@@ -268,3 +281,72 @@ def test_a_stream_of_actions_that_was_deleted_is_begun_anew_and_its_calls_are_as
     book = _live(vandal)
     asked = [entry.type for entry in book.payments.entries]
     assert asked[:3] == ["check_status"] * 3
+
+
+@pytest.mark.parametrize(
+    ("vandal", "says"),
+    [
+        (_delete_inputs, "it was deleted and begun anew"),
+        (_trim_undecided, "were trimmed away"),
+        (_lose_the_record, "somebody else writes to our keys"),
+        (_lose_the_outcomes, ""),
+    ],
+)
+def test_what_destroys_a_book_beside_its_owner_is_said_and_the_other_book_goes_on(
+    vandal: Callable[[MemoryBook], None], says: str
+) -> None:
+    """Outcomes are only written, so without those that were deleted both books go on."""
+    clock = WorldClock()
+    log = MemoryLog(clock)
+    lines: list[str] = []
+
+    def take(_logger: object, _method: str, event: MutableMapping[str, object]) -> str:
+        lines.append(f"{event.get('event')} {event.get('book')} {event.get('why')}")
+        raise structlog.DropEvent
+
+    async def ask(book: str, number: int) -> None:
+        body = wire.encode_message(m.RequestAuto("checkup", customer=f"K{number}"))
+        await log.append(book, [NewInput("request_auto", body, f"k{number}", "service:x")])
+        await trio.sleep(1)
+
+    async def serve(stop: trio.Event) -> None:
+        """As its supervisor does: an owner that ends is followed by another one."""
+        for life in range(3):
+            options = BookingOptions(wait_s=1.0)
+            try:
+                await run_booking(log, clock, owner=f"o{life}", options=options, stop=stop)
+            except (LogError, DivergedError) as error:
+                lines.append(f"ended {error}")
+            else:
+                return
+
+    async def main() -> None:
+        stop = trio.Event()
+        body = wire.encode_message(PRACTICE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, stop)
+            for book in (BOOK, "other"):
+                await log.append(book, [NewInput("define_practice", body, "p", "service:x")])
+                await ask(book, 0)
+            vandal(log.book(BOOK))
+            for number in range(1, 4):
+                await ask(BOOK, number)
+                await ask("other", number)
+            await trio.sleep(5)
+            stop.set()
+
+    before = structlog.get_config()
+    structlog.configure(processors=[take], cache_logger_on_first_use=False)
+    try:
+        clock.run(main)
+    finally:
+        structlog.configure(**before)
+    other = log.book("other")
+    assert parse_id(other.record.position) == other.inputs.last
+    assert [one.status for one in other.outcomes.entries].count("accepted") >= 5
+    spoilt = log.book(BOOK)
+    if says:
+        assert any(line.startswith(f"book_given_up {BOOK} ") and says in line for line in lines)
+    else:
+        assert parse_id(spoilt.record.position) == spoilt.inputs.last
+        assert not any("given_up" in line for line in lines)
