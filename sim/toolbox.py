@@ -239,7 +239,7 @@ class Toolbox:
         self._did("looked", book)
 
     async def inspect(self, book: str, number: int) -> None:
-        """The same, at the end of the world."""
+        """What ``look`` does, and no mark of it: at the end of the world it tells nothing new."""
         log, operator = self._open(f"look-{number}")
         status = await book_status(log, operator, book, late_s=LATE_S)
         self._same(book, "status", status.position, status.digest)
