@@ -93,6 +93,7 @@ class Soak:
         self.samples: list[tuple[float, dict[str, float]]] = []
         self.sent = 0
         self.digests_agree = False
+        self.restarts: dict[str, int] = {}
 
     async def run(self, over: trio.Event) -> None:
         """Run the service under load, until the time is up or *over*."""
@@ -112,11 +113,12 @@ class Soak:
             await looker.begin()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._load, service.settings)
-                with trio.move_on_after(self._minutes * 60 + 1):
+                with trio.move_on_after(self._minutes * 60 + SAMPLE_S / 2):
                     nursery.start_soon(self._look, looker)
                     await over.wait()
                 nursery.cancel_scope.cancel()
             self.digests_agree = await looker.agrees()
+            self.restarts = dict(service.restarts)
             looker.close()
 
     async def _place_yesterday(self, settings: Settings) -> None:
@@ -296,6 +298,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soaking = Soak(options.minutes, options.rate, Path(folder), tell)
         trio.run(soak, soaking)
+        # Before the folder goes, which takes its time with so many messages in it.
+        return report(soaking, options)
+
+
+def report(soaking: Soak, options: argparse.Namespace) -> int:
+    """Print what became of a run; the exit code."""
     found = verdicts(soaking.samples, options.warm)
     uneven = [verdict.name for verdict in found if verdict.flat is False]
     if options.json:
@@ -305,11 +313,13 @@ def main() -> int:
                     "minutes": options.minutes,
                     "rate": options.rate,
                     "sent": soaking.sent,
+                    "restarts": soaking.restarts,
                     "digests_agree": soaking.digests_agree,
                     "not_flat": uneven,
                     "figures": [msgspec.structs.asdict(verdict) for verdict in found],
                 }
-            )
+            ),
+            flush=True,
         )
     else:
         print(table(found))
@@ -320,8 +330,9 @@ def main() -> int:
         print(
             f"{soaking.sent:,} inputs sent; a follower's digest {agree} with the commit record's."
         )
-        print(f"Not flat: {', '.join(uneven) or 'nothing'}.")
-    return 1 if uneven or not soaking.digests_agree else 0
+        print(f"Died and started again: {', '.join(soaking.restarts) or 'nothing'}.")
+        print(f"Not flat: {', '.join(uneven) or 'nothing'}.", flush=True)
+    return 0 if soaking.digests_agree and not uneven and not soaking.restarts else 1
 
 
 if __name__ == "__main__":
