@@ -44,7 +44,7 @@ class LogUnavailableError(LogError):
 
 
 class SupersededError(LogError):
-    """Another booking actor took the book over: drop its state and step down."""
+    """Another booking actor took the book over: drop its state and stand by."""
 
 
 class CommitUnknownError(LogError):
@@ -249,9 +249,6 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __ne__(self, other: object) -> bool:  # a struct has one of its own, which compares fields
         return not self == other
 
-    def __hash__(self) -> int:
-        return hash((self.position, self.version, self.digest))
-
 
 class StreamFacts(msgspec.Struct, frozen=True, gc=False):
     """A stream's length and ids, and for a stream of actions its group's progress.
@@ -320,6 +317,10 @@ class Log(Protocol):
         """The commit record; the default one where nothing was ever committed."""
         ...
 
+    async def read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        """The same for many books, in their order."""
+        ...
+
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """The newest snapshot that can be read, or None."""
         ...
@@ -330,14 +331,41 @@ class Log(Protocol):
 
     # -- the booking actor -------------------------------------------------
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def hold_lease(self, owner: str, place: str, lease_s: float) -> None:
+        """Say that *owner* lives: for *lease_s* from now, unless it says so again.
+
+        A lease tells who should lead, and nothing depends on it but how soon somebody leads.
+
+        Args:
+          owner: The token of a booking actor's life.
+          place: Where it lives, such as a supervisor's name for it; "" where nobody gave it one.
+          lease_s: Seconds.
+        """
+        ...
+
+    async def drop_lease(self, owner: str) -> None:
+        """Say that *owner* leads no more."""
+        ...
+
+    async def read_leases(self, owners: Sequence[str]) -> dict[str, str]:
+        """Those of *owners* whose lease has not lapsed, with their places."""
+        ...
+
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """Raise the epoch, make *owner* its holder, append the input ``taken_over``, and make sure
         that both groups exist; return the record as it is now. One atomic step.
 
         The input's type is ``taken_over``, its ``by`` ``service:booking``, its body
         ``{"epoch":…,"owner":…,"position":…}``, the position being the record's.
 
+        Args:
+          book: Which.
+          owner: The token of who takes it.
+          seen: The epoch that the book must still have; None for any. Where *owner* has the next one,
+            by a call whose answer was lost, nothing happens and the record is returned.
+
         Raises:
+          SupersededError: Somebody else took the book over since its epoch was *seen*.
           ForeignDataError: A key of the book has the wrong type.
         """
         ...

@@ -98,6 +98,8 @@ class Booking(_Section, frozen=True):
         what is trimmed is gone, so the book can no longer be decided from its first input; export it
         first, or keep a backup.
       grace_s: How long a stop may take to finish the batch, commit and snapshot.
+      lease_s: How long others wait for a booking process that is silent before one of them leads its
+        books; a process renews its lease three times as often.
     """
 
     batch_max: Annotated[int, Meta(ge=1, le=512)] = 512
@@ -105,6 +107,7 @@ class Booking(_Section, frozen=True):
     snapshot_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 300.0
     trim: bool = False
     grace_s: Seconds = 10.0
+    lease_s: Annotated[float, Meta(ge=0.2, le=300.0)] = 3.0
 
 
 class Payment(_Section, frozen=True):

@@ -44,6 +44,7 @@ SERVER_FAULTS: Final[Mapping[str, str]] = {
     "group_missing": "a consumer group was gone",
     "consumer_missing": "a consumer was gone, and what was pending for it",
     "foreign": "somebody wrote to the inputs what is no input",
+    "evicted": "the leases of living booking actors were gone",
 }
 """Each kind of fault, and what it means."""
 
@@ -119,6 +120,7 @@ class ServerFaults(msgspec.Struct, frozen=True):
       consumer_missing: Reads of actions before which a consumer is deleted with what it holds. Such
         actions come back only when a booking actor takes the book over.
       foreign: Appends beside which somebody writes what is no input.
+      evict_s: About how often all leases vanish, seconds; 0 for never.
     """
 
     drop_before: float = 0.0
@@ -147,6 +149,7 @@ class ServerFaults(msgspec.Struct, frozen=True):
     group_missing: float = 0.0
     consumer_missing: float = 0.0
     foreign: float = 0.0
+    evict_s: int = 0
 
     @property
     def loses_answers(self) -> bool:
@@ -208,6 +211,7 @@ def draw_server_faults(
     groups: Sequence[str] = SERVER_FAULT_GROUPS,
     *,
     lossy: bool = False,
+    rivals: bool = False,
 ) -> ServerFaults:
     """The faults of one world.
 
@@ -217,6 +221,7 @@ def draw_server_faults(
       fault_s: For how long new ones begin.
       groups: Which of ``SERVER_FAULT_GROUPS`` may happen; other names are other parts' faults.
       lossy: Whether consumers may be deleted with what they hold, which only a takeover mends.
+      rivals: Whether leases vanish again and again, so that who stands by takes over from the living.
     """
     swarm = _Swarm(draws, groups)
     span = Window(start_ms, start_ms + fault_s * 1000)
@@ -265,4 +270,11 @@ def draw_server_faults(
         group_missing=swarm.share("groups", "group_missing", 0.05),
         consumer_missing=swarm.share("groups", "consumer_missing", 0.05) if lossy else 0.0,
         foreign=swarm.share("inputs", "foreign", 0.2),
+        evict_s=_evict_s(draws, swarm, rivals),
     )
+
+
+def _evict_s(draws: Draws, swarm: _Swarm, rivals: bool) -> int:
+    if rivals:
+        return draws.between("server.evict_s", 2, 6)
+    return draws.pick("server.evict_s", (15, 5, 30)) if swarm.on("server", "evicted") else 0

@@ -163,6 +163,12 @@ class FaultyLog:
         book_keys(book)
         return await self._read("read_record", 0, lambda: self._log.read_record(book))
 
+    async def read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        """See ``Log``."""
+        for book in books:
+            book_keys(book)
+        return await self._read("read_records", 0, lambda: self._log.read_records(books))
+
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log``."""
         book_keys(book)
@@ -173,11 +179,30 @@ class FaultyLog:
         book_keys(book)
         return await self._read("facts", 0, lambda: self._log.facts(book, stream))
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def hold_lease(self, owner: str, place: str, lease_s: float) -> None:
+        """See ``Log``."""
+        await self._again(
+            "hold_lease", "write", 0, lambda _: self._log.hold_lease(owner, place, lease_s)
+        )
+
+    async def drop_lease(self, owner: str) -> None:
+        """See ``Log``."""
+        await self._again("drop_lease", "light", 0, lambda _: self._log.drop_lease(owner))
+
+    async def read_leases(self, owners: Sequence[str]) -> dict[str, str]:
+        """See ``Log``."""
+        held = await self._read("read_leases", 0, lambda: self._log.read_leases(owners))
+        for owner in owners:
+            if owner not in held and owner in self._server.evicted:
+                del self._server.evicted[owner]
+                self._server.counts.matter("evicted")
+        return held
+
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """See ``Log``."""
         book_keys(book)
         call = self._call("take_over", "write")
-        return await self._attempt(call, lambda _: self._log.take_over(book, owner))
+        return await self._attempt(call, lambda _: self._log.take_over(book, owner, seen))
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log``."""

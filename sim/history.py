@@ -69,6 +69,7 @@ class RecordingLog(MemoryLog):
       trace: Where events are numbered.
       marks: What happened at least once.
       on_commit: Called with the book and the commit, after each that was taken.
+      on_take_over: Called with the former owner's token and the new one's, after each takeover.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class RecordingLog(MemoryLog):
         trace: Trace,
         marks: Marks,
         on_commit: Callable[[str, Written], None] | None = None,
+        on_take_over: Callable[[str, str], None] | None = None,
     ) -> None:
         super().__init__(clock)
         self._trace = trace
@@ -86,6 +88,7 @@ class RecordingLog(MemoryLog):
         """Called with the book, the input that was to be kept, and the ids that went."""
         self.on_snapshot: Callable[[str, Snapshot, int, str], None] | None = None
         """Called after each snapshot that was taken, with its writer's epoch and owner."""
+        self.on_take_over = on_take_over
         self.history: dict[str, BookHistory] = {}
 
     def of(self, book: str) -> BookHistory:
@@ -125,9 +128,14 @@ class RecordingLog(MemoryLog):
         self._trace.note("server", "input", f"{name} {id_} {new.type}")
         return id_
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """See ``Log.take_over``."""
-        record = await super().take_over(book, owner)
+        before = self.book(book).record
+        record = await super().take_over(book, owner, seen)
+        if record.epoch == before.epoch:
+            return record  # taken before, by a call whose answer was lost
+        if self.on_take_over is not None:
+            self.on_take_over(before.owner, owner)
         held = self.of(book)
         if held.inputs and parse_id(record.position) < parse_id(held.inputs[-1].id):
             self.marks.hit("took_over_backlog")

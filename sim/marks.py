@@ -39,7 +39,12 @@ MARKS: Final[Mapping[str, str]] = {
     "timers_in_batch": "a timer fired before an input was decided",
     "redefined": "the practice was defined anew under bookings",
     # booking actors
-    "superseded": "a booking actor was superseded",
+    "superseded": "a commit was refused since another booking actor had taken the book over",
+    "stood_by": "a booking actor followed a book that another one led",
+    "took_over_warm": "a booking actor took over a book that it had followed",
+    "took_over_from_the_living": "a booking actor took over from one that was alive",
+    "took_over_at_the_end": "who stood by led in time after the leader had died for good",
+    "took_again": "a booking actor took over a book that it had led before",
     "took_over_backlog": "a booking actor took over while inputs waited to be decided",
     "restored_calls": "a takeover asked again about calls under way",
     "replayed_from_snapshot": "a booking actor began from a snapshot",
@@ -79,7 +84,6 @@ MARKS: Final[Mapping[str, str]] = {
     **OPERATOR_MARKS,
     **TOOL_MARKS,
     # the log's server
-    "book_without_leader": "a booking actor gave one of its books up and went on with the other",
     **{f"server_{kind}": sentence for kind, sentence in SERVER_FAULTS.items()},
     **{
         f"server_{kind}_mattered": f"{sentence}, and it mattered"

@@ -56,7 +56,7 @@ SCENARIOS: Final[Mapping[str, str]] = {
     "long": "appointments within the hour, until all are over and paid",
     "stress": "three times as many customers at once",
     "preferences": "found slots must lie within days, hours and staff",
-    "rivals": "two booking actors that never stop taking the book from each other",
+    "rivals": "two booking actors, and leases that vanish: each takes the book from the other",
     "crashes": "processes that live for seconds",
     "outages": "a provider that is away, late and forgetful",
     "retries": "customers who send everything twice and come back with old keys",
@@ -78,7 +78,9 @@ class Options(msgspec.Struct, frozen=True):
     Attributes:
       schedule: Who runs next among the runnable.
       books: How many books.
-      booking_actors: How many at a time; a second one fights for the book, or waits its turn.
+      booking_actors: How many at a time; a second one stands by.
+      lose_leader: At the end who leads dies for good, and who stands by must lead.
+      places: The lives of a booking actor know each other, as those under a supervisor do.
       turns: The second booking actor starts only when the first one has ended.
       payment_executors: How many at a time.
       notification_executors: How many at a time.
@@ -92,6 +94,8 @@ class Options(msgspec.Struct, frozen=True):
     schedule: Schedule
     books: int
     booking_actors: int
+    lose_leader: bool
+    places: bool
     turns: bool
     payment_executors: int
     notification_executors: int
@@ -157,7 +161,9 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         schedule=draws.pick("world.schedule", get_args(Schedule)),
         books=1 + draws.chance("world.books", 0.15),
         booking_actors=1 + rivals,
-        turns=scenario != "rivals" and draws.chance("world.turns", 0.5),
+        lose_leader=rivals and draws.chance("world.lose_leader", 0.5),
+        places=draws.chance("world.places", 0.5),
+        turns=scenario != "rivals" and draws.chance("world.turns", 0.2),
         payment_executors=draws.between("world.payment_executors", 1, 2),
         notification_executors=1 + draws.chance("world.notification_executors", 0.2),
         fault_s=fault_s,
@@ -179,7 +185,9 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
             error_after=swarm.share("mailer", "mailer.error_after", 0.3),
         ),
         process=_process(draws, swarm, scenario),
-        server=draw_server_faults(draws, START_MS, fault_s, groups, lossy=restart),
+        server=draw_server_faults(
+            draws, START_MS, fault_s, groups, lossy=restart, rivals=scenario == "rivals"
+        ),
         connections=ServerOptions(
             reply_s=draws.pick("connections.reply_s", (3.0, 10.0, 30.0)),
             resolve_s=draws.pick("connections.resolve_s", (10.0, 1.0)),
@@ -278,6 +286,7 @@ def _booking(draws: Draws) -> BookingOptions:
         wait_s=draws.pick("booking.wait_s", (60.0, 60.0, 60.0, 5.0)),
         snapshot_inputs=draws.pick("booking.snapshot_inputs", (100_000, 1, 5, 20)),
         snapshot_s=draws.pick("booking.snapshot_s", (300.0, 20.0)),
+        lease_s=draws.pick("booking.lease_s", (10.0, 3.0, 60.0)),
         retry_s=retry_s,
         retry_s_max=draws.pick("booking.retry_s_max", (2.0, 10.0)),
         trim=draws.chance("booking.trim", 0.2),

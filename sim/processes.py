@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 import msgspec
 import trio
 
-from holdfast.actors.ports import CommitUnknownError
+from holdfast.actors.ports import CommitUnknownError, LogUnavailableError, SupersededError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -127,6 +127,7 @@ class Gate:
       struck: How often that happened.
       stopping: It has been asked to stop.
       clock: Its clock, where it has one.
+      troubled: The outside had another answer for it than one, or none for now.
       on_crash: Called first when it crashes, so that its connection dies with it.
     """
 
@@ -144,6 +145,7 @@ class Gate:
         self.stopping = False
         self.clock: SkewedClock | None = None
         self.was_paused = False
+        self.troubled = False
         self.on_crash: Callable[[], None] | None = None
         self._scope = scope
         self._trace = trace
@@ -194,6 +196,7 @@ class Gate:
             result = await call(*args)
         except Exception as error:
             self._trace.note(self.name, what, type(error).__name__)
+            self.troubled = self.troubled or not isinstance(error, LogUnavailableError)
             await self._held()
             raise
         if not self.dead:
@@ -262,6 +265,8 @@ class GatedLog:
         self._gate = gate
         self._bound = bound
         self._held: dict[tuple[str, str], None] = {}
+        self._followed: dict[str, None] = {}
+        self._led: dict[str, None] = {}
 
     def _hold(self, entries: list[tuple[str, ActionEntry]]) -> list[tuple[str, ActionEntry]]:
         for book, entry in entries:
@@ -291,13 +296,21 @@ class GatedLog:
         self, after: Mapping[str, str], count: int, wait_s: float
     ) -> dict[str, list[OutcomeEntry]]:
         """See ``Log``."""
-        return await self._gate.through(
+        found = await self._gate.through(
             "read_outcomes", self._log.read_outcomes, after, count, wait_s
         )
+        if found:
+            self._followed.update(dict.fromkeys(found))
+            self._gate.marks.hit("stood_by")
+        return found
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log``."""
         return await self._gate.through("read_record", self._log.read_record, book)
+
+    async def read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        """See ``Log``."""
+        return await self._gate.through("read_records", self._log.read_records, books)
 
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log``."""
@@ -310,17 +323,38 @@ class GatedLog:
         """See ``Log``."""
         return await self._gate.through("facts", self._log.facts, book, stream)
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def hold_lease(self, owner: str, place: str, lease_s: float) -> None:
         """See ``Log``."""
-        return await self._gate.through("take_over", self._log.take_over, book, owner)
+        await self._gate.through("hold_lease", self._log.hold_lease, owner, place, lease_s)
+
+    async def drop_lease(self, owner: str) -> None:
+        """See ``Log``."""
+        await self._gate.through("drop_lease", self._log.drop_lease, owner)
+
+    async def read_leases(self, owners: Sequence[str]) -> dict[str, str]:
+        """See ``Log``."""
+        return await self._gate.through("read_leases", self._log.read_leases, owners)
+
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
+        """See ``Log``."""
+        record = await self._gate.through("take_over", self._log.take_over, book, owner, seen)
+        if book in self._followed:
+            self._gate.marks.hit("took_over_warm")
+        if book in self._led:
+            self._gate.marks.hit("took_again")
+        self._led[book] = None
+        return record
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log``."""
         try:
-            return await self._gate.through("commit", self._log.commit, commits)
+            results = await self._gate.through("commit", self._log.commit, commits)
         except CommitUnknownError:
             self._gate.marks.hit("commit_unknown")
             raise
+        if any(isinstance(result, SupersededError) for result in results):
+            self._gate.marks.hit("superseded")
+        return results
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
         """See ``Log``."""

@@ -14,7 +14,7 @@ from holdfast.actors.ports import LogUnavailableError
 from holdfast.sim.faulty_log import FaultyLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from holdfast.actors.ports import CommitRecord
     from holdfast.sim.server import SimServer
@@ -39,12 +39,20 @@ class OtherRelease(FaultyLog):
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log``."""
-        record = await super().read_record(book)
-        if not record.version:
-            raise LogUnavailableError(f"nothing of {book} is decided yet")
-        return msgspec.structs.replace(record, version=record.version + 1)
+        return _of_the_next(book, await super().read_record(book))
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        """See ``Log``."""
+        records = await super().read_records(books)
+        return [_of_the_next(book, record) for book, record in zip(books, records, strict=True)]
+
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """See ``Log``."""
         self._on_take_over(book)
-        return await super().take_over(book, owner)
+        return await super().take_over(book, owner, seen)
+
+
+def _of_the_next(book: str, record: CommitRecord) -> CommitRecord:
+    if not record.version:
+        raise LogUnavailableError(f"nothing of {book} is decided yet")
+    return msgspec.structs.replace(record, version=record.version + 1)

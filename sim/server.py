@@ -15,6 +15,7 @@ Nothing polls: a read that waits is woken by what it waits for, or by the end of
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 import msgspec
@@ -101,6 +102,7 @@ class _OldLog(MemoryLog):
     def __init__(self, log: MemoryLog, clock: Clock, on_commit: OnCommit | None) -> None:
         super().__init__(clock)
         self.books, self.registered = log.books, log.registered
+        self.leases = dict(log.leases)
         self._on_commit = on_commit
 
     def _commit(self, commit: Commit) -> LogError | None:
@@ -161,6 +163,8 @@ class SimServer:
         self.healed = False
         self.connections = 0
         self.why_broken = "away"
+        self.evicted: dict[str, None] = {}
+        """Whose leases vanished, until somebody misses one."""
         self.under_way = 0
         """Late effects that are still to come."""
         self._nursery = nursery
@@ -176,6 +180,8 @@ class SimServer:
             nursery.start_soon(self._refuse, refusing.window, refusing.kind)
         for failover in faults.failovers:
             nursery.start_soon(self._fail_over, failover)
+        if faults.evict_s:
+            nursery.start_soon(self._evict, faults.evict_s)
 
     def connect(self, process: str) -> FaultyLog:
         """A connection for one life of a process; its name keys all that will happen to it."""
@@ -270,6 +276,17 @@ class SimServer:
         self._break_connections("away")
         await self._until(window.end_ms)
         self._down = max(0, self._down - 1)
+
+    async def _evict(self, every_s: int) -> None:
+        for number in count():
+            span_ms = 2000 * every_s
+            await trio.sleep(self.draws.below("server.evict_ms", span_ms, number) / 1000)
+            if self.healed:
+                return
+            if self.log.leases:
+                self.evicted.update(dict.fromkeys(self.log.leases))
+                self.log.leases.clear()
+                self.counts.fire("evicted")
 
     async def _refuse(self, window: Window, kind: Refusal) -> None:
         await self._until(window.begin_ms)

@@ -367,7 +367,8 @@ class Toolbox:
         stop = trio.Event()
         token = f"{self._draws.keyed('tools.owner', book, name):032x}"
         log = server.connect(f"booking-{name}")
-        ports = BookingPorts(log, server.clock, token, self._booking)
+        rng = self._draws.generator("tools.booking", token)
+        ports = BookingPorts(log, server.clock, token, self._booking, rng=rng)
 
         async def serve() -> None:
             try:
@@ -436,7 +437,8 @@ class Toolbox:
 
         log = OtherRelease(self._server, f"release-{number}", on_take_over)
         owner = f"{self._draws.keyed('tools.release', book, number):032x}"
-        ports = BookingPorts(log, self._server.clock, owner, self._booking)
+        rng = self._draws.generator("tools.release", book, number)
+        ports = BookingPorts(log, self._server.clock, owner, self._booking, rng=rng)
         with trio.move_on_after(RELEASE_S):
             try:
                 await run_with(ports, trio.Event())

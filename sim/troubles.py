@@ -44,6 +44,7 @@ class Slot:
       owner: The token that a booking actor writes.
       gate: The present life's.
       stop: What asks the present life to stop.
+      gone: No other life of it begins.
     """
 
     def __init__(self, kind: Kind, number: int) -> None:
@@ -53,6 +54,7 @@ class Slot:
         self.owner = ""
         self.gate: Gate | None = None
         self.stop: trio.Event | None = None
+        self.gone = False
 
     @property
     def lives_now(self) -> bool:

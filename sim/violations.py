@@ -39,7 +39,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "invariants": "the product's own scan of the whole book finds nothing",
     "L1 terminal": "every request comes to an end",
     "L2 no lag": "nothing is left to decide, to carry out or to acknowledge",
-    "L3 leader": "a living booking actor holds each book, and who holds none has stepped down",
+    "L3 leader": "a living booking actor leads each book, and where it dies another one does in time",
     "L4 no livelock": "a run has a bounded number of events",
     "L5 clean stop": "a process that is asked to stop has ended within its grace",
     "L7 no deadlock": "there is always something that can happen",

@@ -31,6 +31,9 @@ REGISTRY = "holdfast:books"
 REGISTRY_KNOWN = "{holdfast:books}:known"
 """The set of registered books; in the registry's cluster slot."""
 
+LEASES = "holdfast:lease:"
+"""What the key of a booking actor's lease begins with; its token follows."""
+
 _BOOK = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
 _ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
 
@@ -96,6 +99,11 @@ class BookKeys:
 def book_keys(book: str) -> BookKeys:
     """The keys of *book*, from a bounded cache. Raises like :class:`BookKeys`."""
     return BookKeys(book)
+
+
+def lease_key(owner: str) -> str:
+    """The key of the lease of a booking actor; in no book's slot, since it may lead many."""
+    return f"{LEASES}{owner}"
 
 
 def parse_id(entry_id: str) -> tuple[int, int]:

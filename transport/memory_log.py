@@ -11,6 +11,7 @@ foreign entries in, as a real server's troubles would.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -165,6 +166,13 @@ class MemoryStream(Generic[EntryT]):
         )
 
 
+class MemoryLease(msgspec.Struct, frozen=True):
+    """A booking actor's word that it lives, good until the log's clock shows ``until_ms``."""
+
+    place: str
+    until_ms: int
+
+
 class MemoryBook:
     """Everything the log holds of one book."""
 
@@ -204,6 +212,8 @@ class MemoryLog:
         self.books: dict[str, MemoryBook] = {}
         """By name. One that was never registered is not in ``registered``."""
         self.registered: list[str] = []
+        self.leases: dict[str, MemoryLease] = {}
+        """By owner, lapsed ones too until somebody looks."""
         self._bells: dict[tuple[str, str], list[anyio.Event]] = {}
 
     # -- inside ------------------------------------------------------------
@@ -363,6 +373,11 @@ class MemoryLog:
         await anyio.lowlevel.checkpoint()
         return _record(book, self.book(book))
 
+    async def read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        """See ``Log.read_records``."""
+        await anyio.lowlevel.checkpoint()
+        return [_record(book, self.book(book)) for book in books]
+
     async def read_snapshot(self, book: str) -> Snapshot | None:
         """See ``Log.read_snapshot``."""
         await anyio.lowlevel.checkpoint()
@@ -378,12 +393,35 @@ class MemoryLog:
 
     # -- the booking actor -------------------------------------------------
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def hold_lease(self, owner: str, place: str, lease_s: float) -> None:
+        """See ``Log.hold_lease``."""
+        await anyio.lowlevel.checkpoint()
+        self.leases[owner] = MemoryLease(place, self._clock.now_ms() + math.ceil(lease_s * 1000))
+
+    async def drop_lease(self, owner: str) -> None:
+        """See ``Log.drop_lease``."""
+        await anyio.lowlevel.checkpoint()
+        self.leases.pop(owner, None)
+
+    async def read_leases(self, owners: Sequence[str]) -> dict[str, str]:
+        """See ``Log.read_leases``."""
+        await anyio.lowlevel.checkpoint()
+        now_ms = self._clock.now_ms()
+        for owner in owners:
+            if owner in self.leases and self.leases[owner].until_ms <= now_ms:
+                del self.leases[owner]
+        return {owner: self.leases[owner].place for owner in owners if owner in self.leases}
+
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """See ``Log.take_over``."""
         await anyio.lowlevel.checkpoint()
         held = self.register(book)
         record = _record(book, held)
         _refuse_foreign(book, held, *_ALL_STREAMS)
+        if seen is not None and record.epoch != seen:
+            if (record.epoch, record.owner) == (seen + 1, owner):
+                return record  # our own takeover, whose answer was lost, is not made twice
+            raise superseded(book, seen, record.epoch)
         epoch = record.epoch + 1
         try:
             pair = held.inputs.next_id(self.now_ms())

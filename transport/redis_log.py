@@ -40,7 +40,7 @@ from holdfast.transport.codec import (
 from holdfast.transport.commits import resolve_commit, write_commits
 from holdfast.transport.connection import Command, Reply, error_of, parse_url
 from holdfast.transport.durability import Copies, check_disk, check_replicas
-from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
+from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, lease_key, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_actions import Groups
 from holdfast.transport.redis_commits import (
@@ -267,9 +267,12 @@ class RedisLog:
 
     async def read_record(self, book: str) -> CommitRecord:
         """See ``Log.read_record``."""
-        return (await self._read_records([book]))[0]
+        return (await self.read_records([book]))[0]
 
-    async def _read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+    async def read_records(self, books: Sequence[str]) -> list[CommitRecord]:
+        """See ``Log.read_records``."""
+        if not books:
+            return []
         commands: list[Command] = [("HGETALL", book_keys(book).commit) for book in books]
         doing = f"reading the commit record of {', '.join(books[:3])}"
         replies = await self._server.check(commands, doing, again=True)
@@ -318,7 +321,28 @@ class RedisLog:
 
     # -- the booking actor -------------------------------------------------
 
-    async def take_over(self, book: str, owner: str) -> CommitRecord:
+    async def hold_lease(self, owner: str, place: str, lease_s: float) -> None:
+        """See ``Log.hold_lease``."""
+        command: Command = ("SET", lease_key(owner), place, "PX", max(1, math.ceil(lease_s * 1000)))
+        await self._server.check([command], "renewing the lease", again=True)
+
+    async def drop_lease(self, owner: str) -> None:
+        """See ``Log.drop_lease``."""
+        await self._server.check([("DEL", lease_key(owner))], "giving up the lease", again=True)
+
+    async def read_leases(self, owners: Sequence[str]) -> dict[str, str]:
+        """See ``Log.read_leases``."""
+        if not owners:
+            return {}
+        commands: list[Command] = [("GET", lease_key(owner)) for owner in owners]
+        replies = await self._server.check(commands, "reading leases", again=True)
+        return {
+            owner: str(reply, "utf-8", "replace")
+            for owner, reply in zip(owners, replies, strict=True)
+            if reply is not None
+        }
+
+    async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """See ``Log.take_over``."""
         keys = book_keys(book)
         await self._register(book)
@@ -326,10 +350,10 @@ class RedisLog:
             *(keys.commit, keys.inputs, keys.outcomes),
             *(keys.payments, keys.notifications, keys.deadletters),
         )
-        args = (owner, msgspec.json.encode(owner))
+        args = (owner, msgspec.json.encode(owner), "" if seen is None else str(seen))
         reply = (await self._server.call_scripts([ScriptCall(scripts.TAKE_OVER, names, args)]))[0]
         if isinstance(reply, hiredis.ReplyError):
-            raise script_error(reply, book, 0, "taking over")
+            raise script_error(reply, book, seen or 0, "taking over")
         record = decode_record(reply, book)
         await self._tails.saw(book, record.position, record.position)
         return record
@@ -373,7 +397,7 @@ class RedisLog:
         if not commits:
             return []
         await self._tails.look()
-        records = await self._read_records([commit.book for commit in commits])
+        records = await self.read_records([commit.book for commit in commits])
         answers = [
             resolve_commit(commit, record) for commit, record in zip(commits, records, strict=True)
         ]

@@ -92,12 +92,21 @@ TAKE_OVER: Final = Script(
     "take over",
     _COMMON,
     """
--- KEYS: commit, inputs, outcomes, payments, notifications, deadletters. ARGV: owner, owner as JSON.
+-- KEYS: commit, inputs, outcomes, payments, notifications, deadletters.
+-- ARGV: owner, owner as JSON, the epoch that the record must have, or nothing for any.
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream', 'stream'})
 if bad then return bad end
 local epoch = call('HGET', KEYS[1], 'epoch') or '0'
 if not string.match(epoch, '^%d+$') or #epoch > 15 then
   return foreign(KEYS[1], 'has no number as its epoch')
+end
+local seen = ARGV[3]
+if seen ~= '' and epoch ~= seen then
+  -- Our own takeover, whose answer was lost, is not made twice.
+  local ours = epoch == string.format('%.0f', tonumber(seen) + 1)
+    and call('HGET', KEYS[1], 'owner') == ARGV[1]
+  if ours then return call('HGETALL', KEYS[1]) end
+  return redis.error_reply('HF_SUPERSEDED ' .. epoch)
 end
 epoch = string.format('%.0f', tonumber(epoch) + 1)
 bad = denied({

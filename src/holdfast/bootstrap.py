@@ -149,12 +149,17 @@ def open_mailer(settings: Settings) -> Mailer:
 
 @dataclass(frozen=True)
 class BookingPorts:
-    """What a booking actor gets; ``owner`` is new in every life."""
+    """What a booking actor gets; ``owner`` is new in every life, ``place`` the same in all of one place.
+
+    Without ``rng`` its jitter is the system's.
+    """
 
     log: Log
     clock: Clock
     owner: str
     options: BookingOptions
+    place: str = ""
+    rng: random.Random | None = None
 
 
 @dataclass(frozen=True)
@@ -191,10 +196,12 @@ async def run_with(ports: Ports, stop: trio.Event) -> None:
       LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
     """
     match ports:
-        case BookingPorts(log, clock, owner, options):
+        case BookingPorts(log, clock, owner, options, place, rng):
             from holdfast.actors.booking.actor import run_booking
 
-            await run_booking(log, clock, owner=owner, options=options, stop=stop)
+            await run_booking(
+                log, clock, owner=owner, options=options, stop=stop, place=place, rng=rng
+            )
         case PaymentPorts(log, provider, consumer, options, rng, health):
             from holdfast.actors.payment.actor import run_payment
 
@@ -229,6 +236,7 @@ async def run_actor(
     stop: trio.Event,
     ready: Callable[[], None] | None = None,
     health: Health | None = None,
+    place: str = "",
 ) -> None:
     """Run one actor until *stop* is set.
 
@@ -238,6 +246,7 @@ async def run_actor(
       stop: Set it for a clean stop.
       ready: Called once, when the server answers.
       health: Where the actor says how it fares.
+      place: See :func:`~holdfast.actors.booking.actor.run_booking`.
 
     Raises:
       SettingsError: A setting that the actor needs is missing.
@@ -250,7 +259,7 @@ async def run_actor(
         match kind:
             case "booking":
                 calm_garbage_collection()
-                await run_with(_booking_ports(settings, log), stop)
+                await run_with(_booking_ports(settings, log, place), stop)
             case "payment":
                 async with open_provider(settings) as provider:
                     await run_with(_payment_ports(settings, log, provider, health), stop)
@@ -267,7 +276,7 @@ def calm_garbage_collection() -> None:
     gc.set_threshold(100_000, 50, 100)
 
 
-def _booking_ports(settings: Settings, log: Log) -> BookingPorts:
+def _booking_ports(settings: Settings, log: Log, place: str) -> BookingPorts:
     from holdfast.actors.booking.actor import BookingOptions
 
     own = settings.booking
@@ -277,8 +286,9 @@ def _booking_ports(settings: Settings, log: Log) -> BookingPorts:
         snapshot_s=own.snapshot_s,
         trim=own.trim,
         grace_s=own.grace_s,
+        lease_s=own.lease_s,
     )
-    return BookingPorts(log, SystemClock(), secrets.token_hex(16), options)
+    return BookingPorts(log, SystemClock(), secrets.token_hex(16), options, place)
 
 
 def _payment_ports(

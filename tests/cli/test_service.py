@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import msgspec
@@ -158,25 +158,39 @@ def test_kill_9_of_the_supervisor_leaves_nothing_running_and_the_folder_usable(
         assert end(service, signal.SIGTERM) == 0
 
 
-def test_a_service_that_is_superseded_stops_and_says_so(
-    holdfast: Holdfast, up: Service, gone: Gone, tmp_path: Path
+def test_a_booking_actor_beside_a_service_stands_by_and_leads_while_the_services_own_is_stopped(
+    holdfast: Holdfast, up: Service, end: End, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     with up(data) as service:
+        holdfast(*request("K1"), "--wait", "--redis", service.redis)
         other = subprocess.Popen(
             [sys.executable, "-m", "holdfast", "actor", "booking", "--redis", service.redis],
             stderr=subprocess.DEVNULL,
         )
+        own = service.pids["booking"]
         try:
-            wait_until(lambda: _takeovers(service.redis) == 2)
-            # Its next commit is refused, and then it knows.
-            holdfast(*request("K1"), "--redis", service.redis)
-            assert service.process.wait(WAIT_S) == 1
-            assert gone(service.everything(), 5) == []
+            wait_until(lambda: _leases(service.redis) == 2)
+            assert _takeovers(service.redis) == 1
+            os.kill(own, signal.SIGSTOP)
+            answer = holdfast(*request("K2"), "--wait", "--redis", service.redis)
+            assert answer.returncode == 0
+            assert _takeovers(service.redis) == 2
         finally:
+            os.kill(own, signal.SIGCONT)
             other.kill()
             other.wait()
-    assert "the booking actor was superseded" in (tmp_path / "data.err").read_text()
+        answer = holdfast(*request("K3"), "--wait", "--redis", service.redis)
+        assert answer.returncode == 0
+        status = read_status(data)
+        assert status is not None
+        assert status.parts["booking"].pid == own  # it went on as a standby, and leads again
+        assert end(service, signal.SIGTERM) == 0
+
+
+def _leases(url: str) -> int:
+    with redis.Redis(unix_socket_path=url.removeprefix("unix://")) as client:
+        return len(cast("Any", client).keys("holdfast:lease:*"))
 
 
 def _takeovers(url: str) -> int:

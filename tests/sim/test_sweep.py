@@ -21,7 +21,7 @@ RICH = (
     "confirmed_late", "cancelled_confirmed", "cancelled_in_flight", "superseded", "restored_calls",
     "took_over_backlog", "replayed_from_snapshot", "snapshot_saved", "healed_without_restart",
 )  # fmt: skip
-SMALL = 280
+SMALL = 340
 """Calls at most; a place costs a run."""
 
 SHORT = BASES[1]

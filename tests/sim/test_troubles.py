@@ -85,7 +85,7 @@ def test_a_process_that_is_stopping_may_still_crash() -> None:
 def test_a_crash_between_takeover_and_first_commit_is_marked() -> None:
     changes = {of("process.crash_at_call", *LIFE): 1, of("process.crash_after", *LIFE): 1}
     found: list[bool] = []
-    for number in range(6):
+    for number in range(10):
         world = world_with({**changes, of("process.crash_call", *LIFE): number}, ())
         made = next(life.made for life in world.lives if life.name == "booking-1.1")
         found.append("take_over" in made and "commit" not in made)

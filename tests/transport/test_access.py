@@ -199,6 +199,9 @@ async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(
         assert (await log.trim(book))["inputs"] > 0
         assert book in await log.wait_books(0, 0)
         assert await log.lost_tails(book) == []
+        await log.hold_lease("me", "here", 60.0)
+        assert await log.read_leases(["me"]) == {"me": "here"}
+        await log.drop_lease("me")
     streams: tuple[ActionStream, ...] = ("payments", "notifications")
     for stream, role in zip(streams, ("payment", "notification"), strict=True):
         async with open_redis_log(guarded.url(role)) as log:
@@ -222,6 +225,7 @@ async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(
             assert (await log.read_record(book)).position == after
             assert await log.read_snapshot(book) is not None
             assert (await log.facts(book, "payments")).pending == 0
+            assert await log.read_leases(["me"]) == {}
             assert await log.wait_books(0, 0)
             if role == "gateway":
                 (mine,) = await log.append(book, [NewInput("tick", b"{}")])
@@ -248,6 +252,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("DEL", KEYS.inputs),
         ("SET", KEYS.commit, "x"),
         ("GET", "somebody:else"),
+        ("SET", KEYS.inputs, "x"),
         ("CONFIG", "SET", "appendfsync", "no"),
         ("XREADGROUP", "GROUP", "payments", "c", "STREAMS", KEYS.payments, ">"),
     ),
@@ -274,6 +279,7 @@ FORBIDDEN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("XTRIM", KEYS.inputs, "MAXLEN", "0"),
         ("XGROUP", "CREATE", KEYS.inputs, "g", "0"),
         ("GET", "somebody:else"),
+        ("SET", "holdfast:lease:me", "x"),
     ),
     "gateway": (
         ("EVAL", "return 1", "0"),

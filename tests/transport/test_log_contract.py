@@ -325,6 +325,58 @@ async def test_taking_over_raises_the_epoch_and_is_an_input(log: Log, book: str)
     ]
 
 
+async def test_a_book_is_taken_over_only_at_the_epoch_that_was_seen(log: Log, book: str) -> None:
+    assert (await log.take_over(book, "a", 0)).epoch == 1
+    with pytest.raises(SupersededError):
+        await log.take_over(book, "b", 0)
+    assert (await log.take_over(book, "b", 1)).owner == "b"
+    with pytest.raises(TailLostError):
+        await log.take_over(book, "a", 7)
+    assert len(await all_inputs(log, book)) == 2
+
+
+async def test_a_takeover_that_is_asked_for_again_is_made_once(log: Log, book: str) -> None:
+    record = await log.take_over(book, "a", 0)
+    assert await log.take_over(book, "a", 0) == record
+    assert len(await all_inputs(log, book)) == 1
+    assert (await log.take_over(book, "a", 1)).epoch == 2  # with what it sees now it may
+
+
+async def test_records_of_many_books_come_in_their_order(
+    log: Log, new_book: Callable[[], str]
+) -> None:
+    books = [new_book() for _ in range(3)]
+    await log.take_over(books[1], "a")
+    records = [CommitRecord(), CommitRecord(epoch=1, owner="a"), CommitRecord()]
+    assert await log.read_records(books) == records
+    assert await log.read_records([]) == []
+
+
+# -- leases ------------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_held_until_it_is_given_up(log: Log, book: str) -> None:
+    mine, other = f"{book}-mine", f"{book}-other"
+    assert await log.read_leases([mine, other]) == {}
+    await log.hold_lease(mine, "here", 60.0)
+    await log.hold_lease(other, "", 60.0)
+    assert await log.read_leases([other, mine]) == {mine: "here", other: ""}
+    await log.drop_lease(mine)
+    await log.drop_lease(mine)
+    assert await log.read_leases([mine, other]) == {other: ""}
+    assert await log.read_leases([]) == {}
+
+
+async def test_a_lease_lapses_unless_it_is_renewed(log: Log, book: str) -> None:
+    await log.hold_lease(book, "", 0.05)
+    with trio.fail_after(30):
+        while await log.read_leases([book]):  # noqa: ASYNC110 - nothing tells
+            await trio.sleep(0.01)
+    await log.hold_lease(book, "", 60.0)
+    await log.hold_lease(book, "", 60.0)
+    assert await log.read_leases([book]) == {book: ""}
+
+
 async def test_a_commit_writes_everything_under_explicit_ids(log: Log, book: str) -> None:
     record, ids = await led_book(log, book)
     letter = DeadLetter("inputs", ids[2], "not JSON", (b"body", b"\xff\x00"))

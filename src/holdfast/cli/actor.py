@@ -35,6 +35,9 @@ def actor(
     config: ConfigOption = None,
     parent: Annotated[int, typer.Option(help="End with this process.")] = 0,
     ready_fd: Annotated[int, typer.Option(help="Say there when ready, and of troubles.")] = -1,
+    place: Annotated[
+        str, typer.Option(help="The same for actors of which one begins when the other is dead.")
+    ] = "",
     script: Annotated[Path | None, typer.Option(help="The sandbox provider's script.")] = None,
 ) -> None:
     """Run one actor, or the sandbox payment provider, until SIGTERM."""
@@ -56,7 +59,7 @@ def actor(
         if kind == "provider":
             _provide(settings, script, ready)
         else:
-            raise typer.Exit(trio.run(_until_stopped, kind, settings, ready_fd, parent))
+            raise typer.Exit(trio.run(_until_stopped, kind, settings, place, ready_fd, parent))
 
 
 def _provide(settings: Settings, script: Path | None, ready: Callable[[str], None]) -> None:
@@ -71,7 +74,9 @@ def _provide(settings: Settings, script: Path | None, ready: Callable[[str], Non
         raise CliError(f"the sandbox provider cannot run: {error}") from None
 
 
-async def _until_stopped(kind: ActorKind, settings: Settings, ready_fd: int, parent: int) -> int:
+async def _until_stopped(
+    kind: ActorKind, settings: Settings, place: str, ready_fd: int, parent: int
+) -> int:
     import trio
 
     from holdfast.actors.health import Health
@@ -88,6 +93,6 @@ async def _until_stopped(kind: ActorKind, settings: Settings, ready_fd: int, par
                 say_ready(ready_fd, {"url": ""})
                 nursery.start_soon(tell_troubles, ready_fd, health)
 
-        await run_actor(kind, settings, stop, ready, health)
+        await run_actor(kind, settings, stop, ready, health, place)
         nursery.cancel_scope.cancel()
     return EXIT_GOOD if stop.is_set() else EXIT_FAILED

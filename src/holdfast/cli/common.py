@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 EXIT_GOOD: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-EXIT_SUPERSEDED: Final = 75
-"""An actor ended since another one took its books over (``EX_TEMPFAIL``)."""
 EXIT_INTERRUPTED: Final = 130
 
 DataOption: TypeAlias = Annotated[
@@ -98,9 +96,9 @@ def _expected(error: BaseException) -> tuple[str, int] | None:
 
 
 def _sentence(leaf: BaseException) -> tuple[str, int] | None:
-    from holdfast.actors.booking.actor import DivergedError
+    from holdfast.actors.booking.loading import DivergedError
     from holdfast.actors.booking.runner import BookBugError, VersionError
-    from holdfast.actors.ports import LogError, ProviderUnavailableError, SupersededError
+    from holdfast.actors.ports import LogError, ProviderUnavailableError
     from holdfast.cli.commands import MessageError
     from holdfast.cli.mapping import MappingError
     from holdfast.config.settings import SettingsError
@@ -110,8 +108,6 @@ def _sentence(leaf: BaseException) -> tuple[str, int] | None:
         return str(leaf), leaf.code
     if isinstance(leaf, SettingsError | MappingError | MessageError):
         return str(leaf), EXIT_USAGE
-    if isinstance(leaf, SupersededError):
-        return str(leaf), EXIT_SUPERSEDED
     if isinstance(leaf, ToolError | LogError | VersionError | BookBugError | DivergedError):
         return str(leaf), EXIT_FAILED
     if isinstance(leaf, ProviderUnavailableError):

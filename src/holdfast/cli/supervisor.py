@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import secrets
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ import msgspec
 import trio
 
 from holdfast.cli.children import POLL_S, Child, ChildError, open_pidfd
-from holdfast.cli.common import EXIT_FAILED, EXIT_SUPERSEDED, EXIT_USAGE, CliError
+from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE, CliError
 from holdfast.cli.pulse import pulse
 from holdfast.cli.status_file import (
     LOCK_FILE,
@@ -109,6 +110,8 @@ class Supervisor:
         self._server: EmbeddedServer | None = None
         self._server_ready = trio.Event()
         self._restarts: dict[str, int] = {}
+        # Each of our booking actors begins when the one before is dead, and need not wait for it.
+        self._place = secrets.token_hex(8)
         self._board = Board()
         self._lock: IO[bytes] | None = None
         self._rng = random.Random()
@@ -319,11 +322,6 @@ class Supervisor:
         while True:
             ready_at = trio.current_time()
             code = await self._wait_end(part, child)
-            if code == EXIT_SUPERSEDED:
-                raise ServiceError(
-                    f"the {part} actor was superseded: another service works on the same server; "
-                    "stop one of them"
-                )
             self._on_event(part, f"ended ({_ending(code)})")
             self._note(part, "restarting", {"process": f"it ended ({_ending(code)})"})
             failures = _failures(failures, code, trio.current_time() - ready_at)
@@ -376,6 +374,8 @@ class Supervisor:
     def _argv(self, part: Part) -> list[str]:
         argv = [sys.executable, "-P", "-m", "holdfast", "actor", part]
         argv += ["--parent", str(os.getpid()), "--ready-fd", "{ready_fd}"]
+        if part == "booking":
+            argv += ["--place", self._place]
         if part == "provider" and self._script is not None:
             argv += ["--script", str(self._script)]
         return argv
