@@ -15,6 +15,7 @@ from holdfast.tools.replay import replay
 from holdfast.tools.snapshots import make_snapshot, save_snapshot
 from holdfast.tools.sources import LogSource
 from holdfast.transport.redis_log import open_redis_log
+from holdfast.transport.server import EmbeddedServer, ServerConfig
 
 from .books import ask, decide_all, entries_of, make_book, requests
 
@@ -213,3 +214,24 @@ def test_draining_stops_the_service_with_a_snapshot_of_each_book(
     again = holdfast("drain", "--data", data, "--yes")
     assert again.returncode == EXIT_FAILED
     assert "no service runs in" in again.stderr
+
+
+def test_draining_says_of_a_book_that_another_process_leads_it_now(
+    holdfast: Holdfast, up: Service, tmp_path: Path
+) -> None:
+    folders = tmp_path / "one", tmp_path / "two"
+    server = EmbeddedServer(ServerConfig(tmp_path / "server", "durable"))
+    server.start()
+    trio.run(server.wait_ready)
+    there = ("--redis", server.url)
+    try:
+        with up(folders[0], *there), up(folders[1], *there):
+            body = '{"service":"checkup"}'
+            push = ("push", "demo", "request_auto", "--key", "k", "--by", "customer:K1", "--wait")
+            assert holdfast(*push, "--body", body, *there).returncode == 0
+            ends = [holdfast("drain", "--data", folder, *there, "--yes") for folder in folders]
+    finally:
+        trio.run(server.stop)
+    assert ends[0].returncode == EXIT_FAILED
+    assert "✗ demo is led by another booking process" in ends[0].stdout
+    assert ends[1].returncode == 0, ends[1].stdout

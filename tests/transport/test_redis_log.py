@@ -90,6 +90,15 @@ async def led(log: RedisLog, book: str, inputs: int) -> list[str]:
 
 
 @pytest.mark.slow
+async def test_what_is_no_lease_is_none_until_it_is_renewed(
+    redis_log: RedisLog, real_server: EmbeddedServer, book: str
+) -> None:
+    client_of(real_server).lpush(f"holdfast:lease:{book}", "x")
+    assert await redis_log.read_leases([book]) == {}
+    await redis_log.hold_lease(book, "here", 60.0)
+    assert await redis_log.read_leases([book]) == {book: "here"}
+
+
 async def test_commits_are_written_once_while_connections_are_killed(
     real_server: EmbeddedServer,
     client: Any,  # noqa: ANN401

@@ -172,7 +172,8 @@ def drain(
     """Stop the service of a data folder cleanly, and make sure of a snapshot of every book.
 
     The booking actor finishes its batch, commits, and writes a snapshot of each book; what is
-    appended from then on waits. Exit 1 if a book has no snapshot at its position. Asks first.
+    appended from then on waits. Exit 1 if a book has no snapshot at its position, or is led by
+    another process now. Asks first.
 
     Examples:
 
@@ -218,25 +219,36 @@ async def _stop(settings: Settings, pid: int) -> None:
 
 
 async def _tell_drained(settings: Settings, as_json: bool) -> int:
+    import trio
+
+    from holdfast.actors.booking.lease import LOOKS
     from holdfast.cli.follow import count_after
     from holdfast.cli.service import log_to_look_at
 
+    if settings.redis_url is not None:  # others may be there, and take over when they look
+        await trio.sleep(2 * settings.booking.lease_s / LOOKS)
     books: list[dict[str, object]] = []
     good = True
     async with log_to_look_at(settings) as (_, log):
         for book in await log.wait_books(0, 0):
             record = await log.read_record(book)
             lag = await count_after(log, book, record.position)
-            drained = record.snapshot == record.position
+            led = bool(await log.read_leases([record.owner]))
+            drained = record.snapshot == record.position and not led
             good = good and drained
             facts = {"book": book, "position": record.position, "digest": record.digest}
-            books.append({**facts, "waiting": lag, "drained": drained})
+            books.append({**facts, "waiting": lag, "led": led, "drained": drained})
     if as_json:
         print_json({"drained": good, "books": books})
         return EXIT_GOOD if good else EXIT_FAILED
     for one in books:
         if one["drained"]:
             print(f"{one['book']} is drained at {one['position']}; {one['waiting']} inputs wait.")
+        elif one["led"]:
+            print(
+                f"✗ {one['book']} is led by another booking process: end that too, with SIGTERM or "
+                "'holdfast drain' where it runs"
+            )
         else:
             print(
                 f"✗ {one['book']} has no snapshot at {one['position']}: run 'holdfast snapshot "
