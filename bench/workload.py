@@ -45,10 +45,10 @@ def practice(staff: int) -> m.DefinePractice:
     )
 
 
-def slots(days: int, first_day: int = 1) -> list[str]:
+def slots(days: int, first_day: int = 1, begin_ms: int = BEGIN_MS) -> list[str]:
     """Half-hour starts from half past eight to five of working days ahead, as RFC 3339 text."""
     zone = Zone(load(ZONE))
-    first = BEGIN_MS // DAY_MS
+    first = begin_ms // DAY_MS
     return [
         zone.text(zone.day_start(first + day) + minute * MINUTE_MS)
         for day in range(first_day, days)
@@ -65,10 +65,16 @@ class Crowd:
       staff: People at the practice.
       days: How far ahead customers book.
       named_staff: Whether customers ask for a certain person.
+      begin_ms: When the first input comes.
     """
 
     def __init__(
-        self, seed: int, staff: int = 3, days: int = 60, named_staff: bool = False
+        self,
+        seed: int,
+        staff: int = 3,
+        days: int = 60,
+        named_staff: bool = False,
+        begin_ms: int = BEGIN_MS,
     ) -> None:
         self._random = random.Random(seed)
         self.machine = BookingMachine()
@@ -77,9 +83,10 @@ class Crowd:
         self.inputs: list[BookingInput] = []
         self.accepted = 0
         self.asked = 0
-        self._slots = slots(days)
+        self._begin_ms = begin_ms
+        self._slots = slots(days, begin_ms=begin_ms)
         self._staff = staff if named_staff else 0
-        self._now = BEGIN_MS
+        self._now = begin_ms
         self._results: deque[tuple[str, m.PaymentResult]] = deque()
         self._reports: deque[m.DeliveryReport] = deque()
         self._booked: list[tuple[str, str]] = []
@@ -103,7 +110,7 @@ class Crowd:
         recorded, self.inputs = self.inputs, []
         book = self.book
         staff = [member.id for member in book.practices[0].members]
-        for text in slots(3_600, first_day):
+        for text in slots(3_600, first_day, self._begin_ms):
             for name in staff:
                 if len(book.bookings) >= bookings:
                     self.inputs = recorded

@@ -311,6 +311,7 @@ class _Host:
         else:
             del self._wanted[book]
             self._standby.add(runner)
+            _log.info("book_followed", book=book, position=runner.position)
             await self._lead_free([book])
 
     async def _load(self, book: str) -> BookRunner:
