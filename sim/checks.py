@@ -22,6 +22,7 @@ from holdfast.actors.notification.text import dedupe_key
 from holdfast.actors.ports import GENESIS
 from holdfast.sim import ending, rest
 from holdfast.sim.contract import Contract
+from holdfast.sim.promises import Promises
 from holdfast.sim.violations import CHECKS, Violation, ViolationError
 from holdfast.transport.keys import parse_id
 
@@ -74,6 +75,7 @@ class Checks:
       books: Names.
       read_max: Most entries that one consumer may have pending, by stream; where a stream is missing
         there is no such bound.
+      replicated: What was called written, or carried out, is never lost: nothing is excused.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class Checks:
         marks: Marks,
         books: Sequence[str],
         read_max: Mapping[ActionStream, int],
+        *,
+        replicated: bool = False,
     ) -> None:
         self.server = server
         self.provider = provider
@@ -92,6 +96,8 @@ class Checks:
         self.trace = trace
         self.marks = marks
         self._read_max = read_max
+        self._replicated = replicated
+        self.promises = Promises(server, marks, self.fail, self.digest_at, kept=replicated)
         self.shadows = {book: Shadow(book, self.fail) for book in books}
         self._accepted = msgspec.json.Decoder(m.Accepted | m.Refused)
         self._events = msgspec.json.Decoder(list[m.Event])
@@ -108,11 +114,16 @@ class Checks:
         """The book as it must be, by deciding its inputs anew."""
         return self.shadows[book].runner.state
 
+    def digest_at(self, book: str, position: str) -> str:
+        """The link at *position*, where a commit ended; "" where none did."""
+        return self.shadows[book].digests.get(position, "")
+
     def rewind(self, book: str, position: str, remember: bool = False) -> None:
         """Go back to *position*, after a failover that lost what was written after it.
 
-        What has been acted on since is beyond what anybody can promise: such payments and messages
-        are excused, until they are wanted again.
+        At ``replicated`` nobody has been told of that, or acted on it. At the other levels what has
+        been acted on is beyond what anybody can promise: such payments and messages are excused, until
+        they are wanted again.
 
         Args:
           book: Which book.
@@ -130,19 +141,37 @@ class Checks:
             for known, digest in before.digests.items()
             if remember or parse_id(known) <= last
         }
+        shadow.provider_keys, shadow.mail_keys = before.provider_keys, before.mail_keys
+        shadow.mail_actions = before.mail_actions
         for written in self.server.of(book).commits:
             if parse_id(written.commit.position) > last:
-                self._excuse(book, written.commit)
+                self._lose(shadow, written)
         shadow.actions = {
             action: order
             for action, order in before.actions.items()
             if remember or parse_id(action.partition(":")[0]) <= last
         }
-        shadow.provider_keys, shadow.mail_keys = before.provider_keys, before.mail_keys
-        shadow.mail_actions = before.mail_actions
+
+    def _lose(self, shadow: Shadow, written: Written) -> None:
+        """A failover forgot what was *written*."""
+        commit = written.commit
+        if not self._replicated:
+            self._excuse(commit.book, commit)
+            return
+        self.marks.hit("copies_forgotten")
+        for entry in commit.payments:
+            action = self._action.decode(entry.body)
+            if not isinstance(action, m.CheckStatus):
+                _forget(shadow.provider_keys, f"{commit.book}:{action.key}", written.order)
+        for entry in commit.notifications:
+            key = dedupe_key(commit.book, self._notify.decode(entry.body))
+            if _forget(shadow.mail_keys, key, written.order):
+                del shadow.mail_actions[key]
 
     def on_old_commit(self, commit: Commit) -> None:
         """Take note of a commit that an old primary took: it is lost from the first."""
+        if self._replicated:
+            return
         shadow = self.shadows[commit.book]
         order = len(self.trace.lines)
         for entry in commit.payments:
@@ -160,6 +189,15 @@ class Checks:
             self.excused[f"{book}:{self._action.decode(entry.body).payment}"] = None
         for entry in commit.notifications:
             self.excused[dedupe_key(book, self._notify.decode(entry.body))] = None
+
+    def on_release(self, payment: str, key: str) -> None:
+        """An operator's tool is about to release *payment* under *key*: no book may want it."""
+        book, _, name = payment.partition(":")
+        shadow = self.shadows[book]
+        for booking in shadow.runner.state.bookings.values():
+            if booking.payment.id == name:
+                self.fail("S4 money", f"{payment} is released, and {booking.id} wants it")
+        shadow.provider_keys.setdefault(key, len(self.trace.lines))
 
     def fail(self, check: str, details: str) -> None:
         """Say that *check* does not hold."""
@@ -407,6 +445,14 @@ class Checks:
     def at_end(self, crowd: Crowd) -> None:
         """What can be said of the whole history."""
         ending.at_end(self, crowd)
+
+
+def _forget(orders: dict[str, int], key: str, order: int) -> bool:
+    """Take *key* out of *orders*, unless an earlier commit had it too; whether it was taken out."""
+    first = orders.get(key) == order
+    if first:
+        del orders[key]
+    return first
 
 
 def _minutes(text: str) -> int:

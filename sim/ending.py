@@ -31,6 +31,7 @@ def at_end(checks: Checks, crowd: Crowd) -> None:
         checks.fail("S16 bounds", "somebody waited for the provider until it gave up")
     _check_calls(checks)
     _check_mail(checks)
+    checks.promises.check_written()
     for book in checks.shadows:
         _check_inputs(checks, book, crowd)
         _check_order(checks, book, crowd)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Refusal = Literal["OOM", "READONLY", "MISCONF", "LOADING"]
 """Error replies that say: nothing was written, try again later."""
 
+Durability = Literal["durable", "relaxed", "replicated"]
+"""What a service promises of an accepted outcome: it is on disk, about to be, or with replicas too."""
+
 ServerFaultGroup = Literal["wire", "server", "groups", "inputs", "failover"]
 SERVER_FAULT_GROUPS: Final[tuple[ServerFaultGroup, ...]] = get_args(ServerFaultGroup)
 
@@ -34,6 +37,8 @@ SERVER_FAULTS: Final[Mapping[str, str]] = {
     "refuse_some": "the server refused some commits of a pipeline and took the others",
     "failover": "a replica took over that had not got the last writes",
     "old_file": "the server was started again from a file of long ago",
+    "restart": "the server began again without what was not yet on its disk",
+    "lag": "a replica had a write late, or not in time for who waited for it",
     "old_primary": "an old primary took requests of those who had not heard of the new one",
     "still": "the server's clock stood still",
     "in_flight": "a process died or gave up with a request on its way, which had its effect",
@@ -108,6 +113,9 @@ class ServerFaults(msgspec.Struct, frozen=True):
       refusing: When it answers with errors.
       refuse_some: Pipelines of commits of which the server refuses some.
       failovers: When a replica takes over.
+      restarts: When the server begins again from a file that lacks the last second or two.
+      replica_ms_max: When a replica has a write, at most; unless it gets none any more.
+      stalled: When replicas get nothing.
       left_behind: Share of processes that go on with the old primary for a while.
       still: When the server's clock does not move.
       in_flight: Requests of processes that die, or give up, that still have their effect.
@@ -138,6 +146,9 @@ class ServerFaults(msgspec.Struct, frozen=True):
     refusing: tuple[RefusingWindow, ...] = ()
     refuse_some: float = 0.0
     failovers: tuple[Failover, ...] = ()
+    restarts: tuple[Failover, ...] = ()
+    replica_ms_max: int = 0
+    stalled: tuple[Window, ...] = ()
     left_behind: float = 0.0
     still: tuple[Window, ...] = ()
     in_flight: float = 0.5
@@ -162,6 +173,9 @@ class ServerFaults(msgspec.Struct, frozen=True):
             or self.away
             or self.refusing
             or self.failovers
+            or self.restarts
+            or self.replica_ms_max
+            or self.stalled
             or self.claim_early
             or self.group_back
             or self.group_missing
@@ -212,6 +226,7 @@ def draw_server_faults(
     *,
     lossy: bool = False,
     rivals: bool = False,
+    durability: Durability = "durable",
 ) -> ServerFaults:
     """The faults of one world.
 
@@ -222,6 +237,7 @@ def draw_server_faults(
       groups: Which of ``SERVER_FAULT_GROUPS`` may happen; other names are other parts' faults.
       lossy: Whether consumers may be deleted with what they hold, which only a takeover mends.
       rivals: Whether leases vanish again and again, so that who stands by takes over from the living.
+      durability: What the server promises: what a restart may lose, and whether replicas are asked.
     """
     swarm = _Swarm(draws, groups)
     span = Window(start_ms, start_ms + fault_s * 1000)
@@ -238,11 +254,23 @@ def draw_server_faults(
         )
         for number, window in enumerate(swarm.windows("failover", "failover", span, 5_000))
     ]
-    if draws.chance("server.old_file", OLD_FILE):
+    # An old file breaks every promise that a replica can keep.
+    if durability != "replicated" and draws.chance("server.old_file", OLD_FILE):
         for number, window in enumerate(swarm.windows("failover", "old_file", span, 5_000)):
             lost_ms = 1 + draws.below("server.old_file_ms", fault_s * 1000, number)
             down_ms = window.end_ms - window.begin_ms
             failovers.append(Failover(window.begin_ms, lost_ms, down_ms, old_file=True))
+    restarts: list[Failover] = []
+    if durability == "relaxed":
+        restarts = [
+            Failover(
+                window.begin_ms,
+                1 + draws.below("server.unsynced_ms", 2_000, number),
+                window.end_ms - window.begin_ms,
+            )
+            for number, window in enumerate(swarm.windows("failover", "restart", span, 5_000))
+        ]
+    copied = durability == "replicated"
     return ServerFaults(
         drop_before=swarm.share("wire", "drop_before", 0.08),
         drop_after=swarm.share("wire", "drop_after", 0.08),
@@ -259,6 +287,9 @@ def draw_server_faults(
         refusing=tuple(refusing),
         refuse_some=swarm.share("server", "refuse_some", 0.2),
         failovers=tuple(failovers),
+        restarts=tuple(restarts),
+        replica_ms_max=draws.pick("server.replica_ms_max", (20, 0, 300, 2_000)) * copied,
+        stalled=swarm.windows("failover", "stalled", span, 20_000) if copied else (),
         left_behind=swarm.share("failover", "left_behind", 1.0),
         still=swarm.windows("server", "still", span, 10_000),
         in_flight=draws.pick("server.in_flight", (0.5, 0.0, 1.0)),

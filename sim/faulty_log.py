@@ -3,7 +3,8 @@
 It fails as ``RedisLog`` fails, since the actors are written for that: a read is tried once more on a new
 connection; an append, a finish or a takeover whose answer was lost is a ``ConnectionLostError`` (of
 ``LogUnavailableError``), whether it had its effect or not; a commit is resolved by the very code of
-production; attempts to connect pace themselves with a growing pause.
+production; attempts to connect pace themselves with a growing pause. Who waits for replicas, and who
+notices a lost tail, is the production's code too: ``Copies`` and ``TailWatch``.
 
 What befalls a request is keyed by the operation, the process and the number of its call, so that taking
 one event out of a run leaves the others as they were.
@@ -17,12 +18,21 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 import trio
 
-from holdfast.actors.ports import LogError, LogUnavailableError
+from holdfast.actors.ports import (
+    GENESIS,
+    LogError,
+    LogUnavailableError,
+    TailLostError,
+)
+from holdfast.sim import tails
 from holdfast.transport.codec import check_finished, decode_input, encode_input
-from holdfast.transport.commits import check_commit, write_commits
+from holdfast.transport.commits import check_commit, superseded, write_commits
 from holdfast.transport.connection import ConnectionLostError
+from holdfast.transport.durability import Copies
 from holdfast.transport.keys import book_keys, check_reading, format_id, parse_id
+from holdfast.transport.memory_log import MemoryLog
 from holdfast.transport.memory_operator import Weight
+from holdfast.transport.tails import TailWatch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -41,7 +51,7 @@ if TYPE_CHECKING:
         StreamName,
     )
     from holdfast.sim.server import SimServer
-    from holdfast.transport.memory_log import MemoryLog
+    from holdfast.transport.connection import Command, Reply
 
 _T = TypeVar("_T")
 
@@ -87,15 +97,44 @@ class _Call(msgspec.Struct, frozen=True):
         return f"{self.process} {self.op} {self.number}"
 
 
+class _Written(msgspec.Struct):
+    """What the server answers to a pipeline of writes with a wait for copies behind them.
+
+    Attributes:
+      log: Where they were written.
+      wrote: Whether anything was written: a wait behind nothing says that all replicas have it.
+      results: To each commit.
+      before: Whether one of them was written by an earlier attempt.
+      copies: How many replicas have what was written.
+    """
+
+    log: MemoryLog
+    wrote: bool
+    results: list[LogError | None] = []
+    before: bool = False
+    copies: int = 0
+
+
+class _NoWatch(TailWatch):
+    """Of a client that is none of ours, and remembers nothing."""
+
+    async def saw(self, book: str, inputs: str = GENESIS, decided: str = GENESIS) -> None:
+        """Forget it."""
+
+
 class FaultyLog:
     """The port ``Log`` of one life of a process. :meth:`SimServer.connect` makes it.
 
     Args:
       server: Where it leads.
       process: The life's name.
+      watched: Whether it watches for lost tails, as our own processes do.
+
+    Attributes:
+      losses: How many connections were lost.
     """
 
-    def __init__(self, server: SimServer, process: str) -> None:
+    def __init__(self, server: SimServer, process: str, *, watched: bool = True) -> None:
         self._server = server
         self._process = process
         self._numbers: dict[str, int] = {}
@@ -107,6 +146,10 @@ class FaultyLog:
         self.on_request: Callable[[str, Weight], None] | None = None
         """Called with the operation and its weight, before each request."""
         self._cut_off = self._draw_partition()
+        self._copies = Copies(server.options.replicas_min, server.options.replicas_s)
+        self.losses = 0
+        self._tails = TailWatch(self) if watched else _NoWatch(self)
+        self._broken = server.connections
 
     def kill(self) -> None:
         """The process is dead: no call of it completes from now on.
@@ -134,7 +177,9 @@ class FaultyLog:
                 raise self._lost("in the middle of a pipeline")
             return ids
 
-        return await self._attempt(call, effect)
+        ids = await self._attempt(call, effect)
+        await self._tails.saw(book, ids[-1])
+        return ids
 
     async def wait_books(self, known: int, wait_s: float) -> list[str]:
         """See ``Log``."""
@@ -145,9 +190,13 @@ class FaultyLog:
     ) -> dict[str, list[InputEntry]]:
         """See ``Log``."""
         check_reading(after, count)
-        return await self._read(
+        await self._tails.look()
+        found = await self._read(
             "read_inputs", wait_s, lambda: self._log.read_inputs(after, count, wait_s)
         )
+        for book, entries in found.items():
+            await self._tails.saw(book, entries[-1].id)
+        return found
 
     async def read_outcomes(
         self, after: Mapping[str, str], count: int, wait_s: float
@@ -202,47 +251,90 @@ class FaultyLog:
         """See ``Log``."""
         book_keys(book)
         call = self._call("take_over", "write")
-        return await self._attempt(call, lambda _: self._log.take_over(book, owner, seen))
+        record = await self._attempt(call, lambda _: self._log.take_over(book, owner, seen))
+        await self._tails.saw(book, record.position, record.position)
+        return record
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log``."""
         for commit in commits:
             check_commit(commit)
             book_keys(commit.book)
+        await self._tails.look()
+        asks = self._tails.commands()
 
         async def send(wanted: Sequence[int]) -> list[LogError | None]:
             chosen = [commits[index] for index in wanted]
             call = self._call("commit", "write", parts=len(chosen))
-            return await self._attempt(call, lambda late: self._write(call, chosen, late))
+            written = await self._attempt(
+                call,
+                lambda late: self._write(call, chosen, late),
+                lambda written: self._wait_copies(call, written),
+            )
+            if asks:
+                history = self._server.history_of(written.log)
+                self._tails.remember(tails.describe(history, written.log))
+            if self._copies.wanted and None in written.results:
+                self._copies.check_commits(written.copies, before=written.before)
+            return written.results
 
         options = self._server.options
-        return await write_commits(
+        results = await write_commits(
             commits,
             send,
             self.resolve,
             resolve_s=options.resolve_s,
             pause_s=options.backoff_least_s,
         )
+        await self._know_written(
+            [one for one, result in zip(commits, results, strict=True) if result is None]
+        )
+        await self._report_loss(results)
+        return results
 
-    async def _write(
-        self, call: _Call, commits: Sequence[Commit], late: bool
-    ) -> list[LogError | None]:
+    async def _report_loss(self, answers: Sequence[object]) -> None:
+        """Report the range before somebody learns of a loss who ends for it, and forgets."""
+        if any(isinstance(answer, TailLostError) for answer in answers):
+            await self._tails.look()
+
+    async def _know_written(self, commits: Sequence[Commit]) -> None:
+        """*commits* are written: whoever made them is told so."""
+        for commit in commits:
+            await self._tails.saw(commit.book, commit.position, commit.position)
+            if self._server.on_written is not None:
+                self._server.on_written(self._process, commit)
+
+    async def _wait_copies(self, call: _Call, written: _Written) -> None:
+        if not written.wrote:
+            written.copies = self._copies.wanted
+        elif self._copies.wanted:
+            replicas = self._server.replicas
+            written.copies = await replicas.wait(written.log, self._copies.wait_s, *call.key)
+            if not written.copies and call.op == "commit":
+                self._server.mark("copies_late")
+
+    async def _write(self, call: _Call, commits: Sequence[Commit], late: bool) -> _Written:
         """A pipeline of commits, of which the server may refuse some, and which may be cut."""
-        server = self._server
+        server, log = self._server, self._log
         whole = self._cut(call)
+        before = [log.book(one.book).record.position == one.position for one in commits[:whole]]
         results: list[LogError | None] = []
         for number, commit in enumerate(commits[:whole]):
             share = server.faults.refuse_some if len(commits) > 1 else 0.0
             if server.draws.chance("server.refuse_some", share, *call.key, number):
                 results.append(LogUnavailableError("committing: the server's memory is full"))
             else:
-                results += await self._log.commit([commit])
+                results += await log.commit([commit])
         refused = sum(isinstance(result, LogUnavailableError) for result in results)
         if refused:
             server.counts.fire("refuse_some", str(call), mattered=refused < len(results))
         if whole < len(commits) and not late:
             raise self._lost("in the middle of a pipeline")
-        return results
+        wrote = [
+            result is None and not known for result, known in zip(results, before, strict=True)
+        ]
+        found = None in results and any(before)
+        return _Written(log, any(wrote), results, before=found)
 
     async def resolve(self, commits: Sequence[Commit]) -> list[LogError | bool]:
         """See ``Log``."""
@@ -250,18 +342,58 @@ class FaultyLog:
             book_keys(commit.book)
         if not commits:
             return []
-        return await self._read("resolve", 0, lambda: self._log.resolve(commits))
+        await self._tails.look()
+        answers = await self._read("resolve", 0, lambda: self._log.resolve(commits))
+        if self._copies.wanted and True in answers:
+            answers = await self._confirmed_commits(commits, answers)
+        await self._know_written(
+            [one for one, answer in zip(commits, answers, strict=True) if answer is True]
+        )
+        await self._report_loss(answers)
+        return answers
+
+    async def _confirmed_commits(
+        self, commits: Sequence[Commit], answers: Sequence[LogError | bool]
+    ) -> list[LogError | bool]:
+        """*answers*, once replicas have those that are written: a write is made to be waited for."""
+        call = self._call("confirm", "write")
+
+        async def effect(late: bool) -> _Written:
+            del late
+            log = self._log
+            await trio.lowlevel.checkpoint()
+            results: list[LogError | None] = []
+            for commit, answer in zip(commits, answers, strict=True):
+                record = log.book(commit.book).record
+                ours = (record.epoch, record.owner) == (commit.epoch, commit.owner)
+                if answer is not True or (ours and record.position == commit.position):
+                    results.append(None)
+                elif ours:
+                    raise LogUnavailableError(f"{commit.book} went back meanwhile")
+                else:
+                    results.append(superseded(commit.book, commit.epoch, record.epoch))
+            return _Written(log, None in results, results)
+
+        written = await self._twice(call, effect, lambda one: self._wait_copies(call, one))
+        found = [refused or known for known, refused in zip(answers, written.results, strict=True)]
+        if True in found:
+            self._copies.check(written.copies)
+        return found
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log``."""
         book_keys(book)
         parse_id(snapshot.position)
-        await self._again(
-            "save_snapshot",
-            "write",
-            0,
-            lambda _: self._log.save_snapshot(book, snapshot, epoch, owner),
-        )
+        try:
+            await self._again(
+                "save_snapshot",
+                "write",
+                0,
+                lambda _: self._log.save_snapshot(book, snapshot, epoch, owner),
+            )
+        except TailLostError as error:
+            await self._report_loss([error])
+            raise
 
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log``."""
@@ -287,7 +419,8 @@ class FaultyLog:
                 self._server.counts.fire("short", " ".join(map(str, key)), mattered=True)
             return found
 
-        return await self._again("read_actions", "light", wait_s, effect)
+        found = await self._again("read_actions", "light", wait_s, effect)
+        return await self._confirmed_actions(stream, consumer, found)
 
     async def claim_actions(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
@@ -303,7 +436,48 @@ class FaultyLog:
             found = await self._log.claim_actions(stream, books, consumer, count, least_s)
             return self._reordered(found, key)
 
-        return await self._again("claim_actions", "light", 0, effect)
+        found = await self._again("claim_actions", "light", 0, effect)
+        return await self._confirmed_actions(stream, consumer, found)
+
+    async def _confirmed_actions(
+        self, stream: ActionStream, consumer: str, found: list[tuple[str, ActionEntry]]
+    ) -> list[tuple[str, ActionEntry]]:
+        """*found*, once replicas have all that came before; their claim is renewed to wait for."""
+        if not self._copies.wanted or not found:
+            return found
+        server = self._server
+        ours: dict[tuple[str, str], None] = {}
+
+        async def keep() -> int | None:
+            call = self._call("confirm_actions", "light")
+            kept = await self._twice(call, effect, lambda one: self._wait_copies(call, one))
+            return kept.copies if kept.wrote else None
+
+        async def effect(late: bool) -> _Written:
+            del late
+            log = self._log
+            ours.clear()
+            for book, entry in found:
+                group = log.book(book).actions(stream).groups.get(stream)
+                pending = group.pending.get(parse_id(entry.id)) if group is not None else None
+                if pending is not None and pending.consumer == consumer:
+                    ours[book, entry.id] = None
+                await log.keep_claim(stream, book, consumer, [entry.id])
+            return _Written(log, bool(ours))
+
+        server.mark("copies_executor")
+        try:
+            await self._copies.until_copied(keep, server.options.resolve_s)
+        except LogUnavailableError:
+            server.mark("copies_executor_refused")
+            raise
+        finally:
+            if any(not self._is_there(stream, book, entry.id) for book, entry in found):
+                server.mark("copies_action_forgotten")
+        return [(book, entry) for book, entry in found if (book, entry.id) in ours]
+
+    def _is_there(self, stream: ActionStream, book: str, entry_id: str) -> bool:
+        return self._server.log.book(book).actions(stream).get(parse_id(entry_id)) is not None
 
     async def keep_claim(
         self, stream: ActionStream, book: str, consumer: str, ids: Sequence[str]
@@ -362,6 +536,26 @@ class FaultyLog:
             return await self._again(op, weight, 0, effect)
         return await self._attempt(self._call(op, weight), effect)
 
+    # -- for the watch -------------------------------------------------------
+
+    async def run(self, commands: Sequence[Command], *, again: bool = False) -> list[Reply]:
+        """See ``transport.tails.Asked``."""
+        report = tails.lost_tail(commands[0])
+        server = self._server
+
+        async def look(late: bool) -> list[Reply]:
+            del late
+            await trio.lowlevel.checkpoint()
+            if report is not None:
+                if server.on_lost_tail is not None:
+                    server.on_lost_tail(self._process, report)
+                return [b"0-0"]
+            history = server.history_of(self._log)
+            return [tails.answer(self._log, history, command) for command in commands]
+
+        call = self._call("look", "read") if report is None else self._call("report", "write")
+        return await (self._twice(call, look) if again else self._attempt(call, look))
+
     # -- a request -----------------------------------------------------------
 
     def _call(self, op: str, weight: Weight, wait_s: float = 0, parts: int = 1) -> _Call:
@@ -379,20 +573,33 @@ class FaultyLog:
         self, op: str, weight: Weight, wait_s: float, effect: Callable[[bool], Awaitable[_T]]
     ) -> _T:
         """A request that is made once more, on a new connection, where the first one is lost."""
-        call = self._call(op, weight, wait_s)
+        return await self._twice(self._call(op, weight, wait_s), effect)
+
+    async def _twice(
+        self,
+        call: _Call,
+        effect: Callable[[bool], Awaitable[_T]],
+        behind: Callable[[_T], Awaitable[None]] | None = None,
+    ) -> _T:
         try:
-            return await self._attempt(call, effect)
+            return await self._attempt(call, effect, behind)
         except ConnectionLostError as lost:
             if not lost.sent:
                 raise
-        return await self._attempt(msgspec.structs.replace(call, attempt=2), effect)
+        return await self._attempt(msgspec.structs.replace(call, attempt=2), effect, behind)
 
-    async def _attempt(self, call: _Call, effect: Callable[[bool], Awaitable[_T]]) -> _T:
+    async def _attempt(
+        self,
+        call: _Call,
+        effect: Callable[[bool], Awaitable[_T]],
+        behind: Callable[[_T], Awaitable[None]] | None = None,
+    ) -> _T:
         """One request and its answer.
 
         Args:
           call: Which one.
           effect: Carries it out on the server; its argument tells whether nobody waits for it.
+          behind: What the server waits for behind that, in the same pipeline.
 
         Raises:
           ConnectionLostError: The connection broke, or there is none.
@@ -400,10 +607,14 @@ class FaultyLog:
         """
         await self._hang_if_dead()
         try:
-            if self._server.healed and self._connected and self._log is self._server.log:
+            server = self._server
+            whole = self._connected and self._broken == server.connections
+            if server.healed and whole and self._log is server.log:
                 answer = await effect(False)  # nothing befalls anybody any more
+                if behind is not None:
+                    await behind(answer)
             else:
-                answer = await self._attempt_alive(call, effect)
+                answer = await self._attempt_alive(call, effect, behind)
         except LogError:
             await trio.lowlevel.checkpoint()  # whoever tries again at once lets others run
             await self._hang_if_dead()
@@ -411,7 +622,12 @@ class FaultyLog:
         await self._hang_if_dead()
         return answer
 
-    async def _attempt_alive(self, call: _Call, effect: Callable[[bool], Awaitable[_T]]) -> _T:
+    async def _attempt_alive(
+        self,
+        call: _Call,
+        effect: Callable[[bool], Awaitable[_T]],
+        behind: Callable[[_T], Awaitable[None]] | None,
+    ) -> _T:
         await self._connect()
         server = self._server
         if self._log is not server.log and call.weight != "read":
@@ -419,18 +635,25 @@ class FaultyLog:
         with trio.CancelScope() as scope:
             number = server.opened(scope)
             try:
-                return await self._exchange(call, effect)
+                return await self._exchange(call, effect, behind)
             except ConnectionLostError:
                 self._connected = False
+                self._lose_connection()
                 raise
             finally:
                 server.closed(number)
         # Only the server cancels this scope.
         self._connected = False
+        self._lose_connection()
         server.counts.matter(server.why_broken)
         raise self._lost("by the server")
 
-    async def _exchange(self, call: _Call, effect: Callable[[bool], Awaitable[_T]]) -> _T:
+    async def _exchange(
+        self,
+        call: _Call,
+        effect: Callable[[bool], Awaitable[_T]],
+        behind: Callable[[_T], Awaitable[None]] | None,
+    ) -> _T:
         fault = self._fault(call)
         left_ms = self._latency_ms("request", call)
         begun = trio.current_time()
@@ -453,6 +676,8 @@ class FaultyLog:
             done = done or call.timeout_s > self._server.options.reply_s
             answer = await effect(False)
             done = True
+            if behind is not None:
+                await behind(answer)
             if fault == "drop_after":
                 raise self._lost("before the answer arrived")
             answer_ms = self._latency_ms("answer", call)
@@ -543,6 +768,8 @@ class FaultyLog:
         """Have a connection; the pauses between attempts are those of ``transport.pool``."""
         server = self._server
         options = server.options
+        if self._broken != server.connections:
+            self._lose_connection()  # while nothing was on its way
         if self._failures:
             await self._server.clock.sleep(self._not_before - trio.current_time())
         log = server.log_of(self._process)
@@ -564,6 +791,10 @@ class FaultyLog:
         jitter = server.draws.below("wire.jitter", 1024, self._process, self._failures) / 1024
         self._not_before = trio.current_time() + most * (0.5 + jitter / 2)
         raise ConnectionLostError("the server cannot be reached", sent=False)
+
+    def _lose_connection(self) -> None:
+        self.losses += 1
+        self._broken = self._server.connections
 
     def _draw_partition(self) -> tuple[int, int, bool] | None:
         """When this process is cut off from the server, and whether its requests still arrive."""

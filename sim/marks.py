@@ -62,6 +62,19 @@ MARKS: Final[Mapping[str, str]] = {
     "mail_duplicate": "a message was delivered already",
     # provider
     **PROVIDER_MARKS,
+    # copies
+    "copies_late": "a commit was written, and too few replicas had it in time",
+    "copies_executor": "an executor waited for replicas to have its actions",
+    "copies_executor_refused": "an executor gave actions back that too few replicas had",
+    "copies_action_forgotten": "a failover forgot an action that an executor was not given yet",
+    "copies_failover": "a failover came while somebody waited for replicas",
+    "copies_forgotten": "a failover forgot a commit, and nobody had been told that it is written",
+    "tail_lost": "a process noticed that the log had lost its tail",
+    "tail_reported": "a booking actor reported the range of a lost tail",
+    "tail_reported_outcomes": "outcomes that it had been told were written were in that range",
+    "reconciled": "an operator compared the provider's ledger with a book after a failover",
+    "reconciled_told": "a book was told of a payment that it knew otherwise, and asked about it",
+    "orphan_released": "money on hold for requests that a failover had lost was released",
     # processes
     "crash_at_call": "a process crashed at a call to the outside",
     "crash_after_effect": "a process crashed after a call's effect, before its answer",

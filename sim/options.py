@@ -18,7 +18,7 @@ from holdfast.actors.notification.actor import NotificationOptions
 from holdfast.actors.payment.actor import PaymentOptions
 from holdfast.sim.clock import START_MS
 from holdfast.sim.crowd import CrowdOptions
-from holdfast.sim.faults import ServerFaults, draw_server_faults
+from holdfast.sim.faults import Durability, ServerFaults, draw_server_faults
 from holdfast.sim.mailer import MailerFaults
 from holdfast.sim.operator_faults import OperatorFaults, draw_operator_faults
 from holdfast.sim.processes import ProcessFaults
@@ -77,6 +77,7 @@ class Options(msgspec.Struct, frozen=True):
 
     Attributes:
       schedule: Who runs next among the runnable.
+      durability: What the service promises, and what a world may lose by it.
       books: How many books.
       booking_actors: How many at a time; a second one stands by.
       lose_leader: At the end who leads dies for good, and who stands by must lead.
@@ -92,6 +93,7 @@ class Options(msgspec.Struct, frozen=True):
 
     scenario: str
     schedule: Schedule
+    durability: Durability
     books: int
     booking_actors: int
     lose_leader: bool
@@ -156,9 +158,11 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
     fault_s = draws.between("world.fault_s", 20, 90)
     hold_s = practice.policies.hold_s
     restart = draws.chance("world.restart", 0.5)
+    durability = draws.pick("world.durability", get_args(Durability))
     return Options(
         scenario=scenario,
         schedule=draws.pick("world.schedule", get_args(Schedule)),
+        durability=durability,
         books=1 + draws.chance("world.books", 0.15),
         booking_actors=1 + rivals,
         lose_leader=rivals and draws.chance("world.lose_leader", 0.5),
@@ -186,12 +190,21 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         ),
         process=_process(draws, swarm, scenario),
         server=draw_server_faults(
-            draws, START_MS, fault_s, groups, lossy=restart, rivals=scenario == "rivals"
+            draws,
+            START_MS,
+            fault_s,
+            groups,
+            lossy=restart,
+            rivals=scenario == "rivals",
+            durability=durability,
         ),
         connections=ServerOptions(
             reply_s=draws.pick("connections.reply_s", (3.0, 10.0, 30.0)),
             resolve_s=draws.pick("connections.resolve_s", (10.0, 1.0)),
             backoff_most_s=draws.pick("connections.backoff_s", (2.0, 0.2)),
+            disk="relaxed" if durability == "relaxed" else "durable",
+            replicas_min=int(durability == "replicated"),
+            replicas_s=draws.pick("connections.replicas_s", (1.0, 0.2)),
         ),
     )
 

@@ -35,6 +35,7 @@ _LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
     ("log_unavailable", ""): "executor_log_away",
     ("actions_claimed", ""): "action_claimed",
     ("snapshot_saved", ""): "snapshot_saved",
+    ("tail_lost", ""): "tail_lost",
     ("payment_called", "unknown"): "result_unknown",
     ("amount_differs", ""): "provider_wrong_amount_mattered",
     ("notification_sent", "failed"): "mail_failed",

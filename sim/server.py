@@ -24,8 +24,11 @@ import trio
 from holdfast.actors.ports import Clock, StreamName
 from holdfast.sim.faults import SERVER_FAULTS, ServerFaults
 from holdfast.sim.faulty_log import FaultyLog
+from holdfast.sim.replicas import Replicas
+from holdfast.sim.tails import offset_of
 from holdfast.transport.memory_log import MemoryBook, MemoryGroup, MemoryLog, MemoryStream
 from holdfast.transport.pool import ServerOptions
+from holdfast.transport.tails import History
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import Commit, InputEntry, LogError
     from holdfast.sim.draws import Draws
     from holdfast.sim.faults import Failover, Refusal, Window
+    from holdfast.transport.tails import LostTail
 
 
 class SleepingClock(Clock, Protocol):
@@ -99,10 +103,13 @@ class FaultCounts:
 class _OldLog(MemoryLog):
     """What an old primary goes on with; nothing of it will last."""
 
-    def __init__(self, log: MemoryLog, clock: Clock, on_commit: OnCommit | None) -> None:
+    def __init__(
+        self, log: MemoryLog, clock: Clock, history: History, on_commit: OnCommit | None
+    ) -> None:
         super().__init__(clock)
         self.books, self.registered = log.books, log.registered
         self.leases = dict(log.leases)
+        self.history = history
         self._on_commit = on_commit
 
     def _commit(self, commit: Commit) -> LogError | None:
@@ -126,6 +133,9 @@ class SimServer:
       on_foreign: Called with the book and the entry, when somebody wrote what is no input.
       on_failover: Called with the inputs that were lost, each with its book.
       on_old_commit: Called with each commit that an old primary took.
+      on_written: Called with the process and the commit, when it is told that it is written.
+      on_lost_tail: Called with the process and its report of what the log has lost.
+      mark: Called with the name of what happened at least once.
 
     Attributes:
       log: The truth, for checks and for whoever is to see it without faults.
@@ -148,6 +158,9 @@ class SimServer:
         on_foreign: Callable[[str, InputEntry], object] | None = None,
         on_failover: Callable[[list[tuple[str, InputEntry]]], object] | None = None,
         on_old_commit: OnCommit | None = None,
+        on_written: Callable[[str, Commit], object] | None = None,
+        on_lost_tail: Callable[[str, LostTail], object] | None = None,
+        mark: Callable[[str], object] | None = None,
     ) -> None:
         self.clock = clock
         self.draws = draws
@@ -159,7 +172,12 @@ class SimServer:
         self.on_foreign = on_foreign
         self.on_failover = on_failover
         self._on_old_commit = on_old_commit
-        self._old: tuple[Failover, MemoryLog] | None = None
+        self.on_written = on_written
+        self.on_lost_tail = on_lost_tail
+        self._on_mark = mark
+        self.replicas = Replicas(self)
+        self._history = History("history-1")
+        self._old: tuple[Failover, _OldLog] | None = None
         self.healed = False
         self.connections = 0
         self.why_broken = "away"
@@ -182,10 +200,16 @@ class SimServer:
             nursery.start_soon(self._fail_over, failover)
         if faults.evict_s:
             nursery.start_soon(self._evict, faults.evict_s)
+        for restart in faults.restarts:
+            nursery.start_soon(self._restart, restart)
 
     def connect(self, process: str) -> FaultyLog:
         """A connection for one life of a process; its name keys all that will happen to it."""
         return FaultyLog(self, process)
+
+    def connect_client(self, name: str) -> FaultyLog:
+        """A connection for somebody whose program is none of ours."""
+        return FaultyLog(self, name, watched=False)
 
     def heal(self) -> None:
         """No fault begins from now on, and the server is there; what is on its way still arrives."""
@@ -210,6 +234,15 @@ class SimServer:
             if self.draws.chance("server.left_behind", share, process, failover.at_ms):
                 return log
         return None if self._down else self.log
+
+    def history_of(self, log: MemoryLog) -> History:
+        """Which history *log* goes on with; its offset is not in it."""
+        return log.history if isinstance(log, _OldLog) else self._history
+
+    def mark(self, name: str) -> None:
+        """Something happened at least once."""
+        if self._on_mark is not None:
+            self._on_mark(name)
 
     def refusal(self) -> Refusal | None:
         """What the server refuses requests with at this moment, if it does."""
@@ -296,32 +329,63 @@ class SimServer:
                 self._break_connections("refusing")
 
     async def _fail_over(self, failover: Failover) -> None:
-        await self._until(failover.at_ms - failover.lost_ms)
-        replica, failed_over = copy_books(self.log), self._failed_over
-        await self._until(failover.at_ms)
+        replica = await self._left_of(failover)
         if failover not in self.faults.failovers:
             return
-        if self._failed_over is not failed_over:  # since then every replica follows the new primary
-            replica = copy_books(self._failed_over)
-        lost = _lost(self.log, replica)
-        changed = _differ(self.log, replica)
         if failover.old_ms and self.faults.left_behind:
-            self._old = failover, _OldLog(self.log, self.server_clock, self._on_old_commit)
+            old = _OldLog(self.log, self.server_clock, self._history, self._on_old_commit)
+            self._old = failover, old
             self._nursery.start_soon(self._outlive, failover)
-        self.log.books, self.log.registered = replica
+        if self.replicas.awaited:
+            self.mark("copies_failover")
+        before = self._history
+        if failover.old_file:
+            self._history = History(f"{before.id}'")
+        else:
+            end = offset_of(replica[0]) + 1
+            self._history = History(f"{before.id}+", before_id=before.id, before_end=end)
+        self._go_back("old_file" if failover.old_file else "failover", replica)
+        self._down += 1
+        self._break_connections("failover")
+        await self._until(failover.at_ms + failover.down_ms)
+        self._down = max(0, self._down - 1)
+
+    async def _restart(self, restart: Failover) -> None:
+        """The server ends, and begins again from its file, which lacks the last second or two."""
+        file = await self._left_of(restart)
+        if restart not in self.faults.restarts:
+            return
+        self._history = History(f"{self._history.id}'")
+        self._go_back("restart", file)
+        self._down += 1
+        self._break_connections("restart")
+        await self._until(restart.at_ms + restart.down_ms)
+        self._down = max(0, self._down - 1)
+
+    async def _left_of(self, failover: Failover) -> Books:
+        """Wait until *failover* happens: what there will be after it."""
+        await self._until(failover.at_ms - failover.lost_ms)
+        left, failed_over = copy_books(self.log), self._failed_over
+        self.replicas.cut_off += 1
+        await self._until(failover.at_ms)
+        self.replicas.cut_off -= 1
+        if self._failed_over is not failed_over:  # since then everybody follows the new primary
+            left = copy_books(self._failed_over)
+        return left
+
+    def _go_back(self, kind: str, left: Books) -> None:
+        """Go on with what is *left*."""
+        lost = _lost(self.log, left)
+        changed = _differ(self.log, left)
+        self.log.books, self.log.registered = left
         self._failed_over = MemoryLog(self.clock)
         self._failed_over.books, self._failed_over.registered = copy_books(self.log)
         # The replica's clock moves: ids that were given out once must not come again.
         now = self.clock.now_ms()
         self.server_clock.still = tuple(w for w in self.server_clock.still if w.begin_ms > now)
-        kind = "old_file" if failover.old_file else "failover"
         self.counts.fire(kind, f"{len(lost)} inputs lost", mattered=changed)
         if self.on_failover is not None:
             self.on_failover(lost)
-        self._down += 1
-        self._break_connections("failover")
-        await self._until(failover.at_ms + failover.down_ms)
-        self._down = max(0, self._down - 1)
 
     async def _outlive(self, failover: Failover) -> None:
         await self._until(failover.at_ms + failover.old_ms)

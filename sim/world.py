@@ -20,7 +20,7 @@ from holdfast.actors.booking.actor import RETAKE_S_MAX
 from holdfast.actors.booking.invariants import InvariantError
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.booking.runner import BookBugError
-from holdfast.actors.ports import LogError, LogTrimmedError
+from holdfast.actors.ports import LogError, LogTrimmedError, TailLostError
 from holdfast.bootstrap import BookingPorts, NotificationPorts, PaymentPorts, run_with
 from holdfast.sim import upkeep
 from holdfast.sim.checks import Checks
@@ -41,6 +41,7 @@ from holdfast.sim.processes import (
     SkewedClock,
 )
 from holdfast.sim.provider import SimProvider
+from holdfast.sim.reconciling import Reconciling
 from holdfast.sim.server import SimServer
 from holdfast.sim.toolbox import Toolbox
 from holdfast.sim.trace import TooManyEventsError, Trace
@@ -50,17 +51,24 @@ from holdfast.sim.violations import Violation, ViolationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from holdfast.actors.ports import ActionStream, Clock, InputEntry, Log
+    from holdfast.actors.ports import ActionStream, Clock, Commit, InputEntry, Log
     from holdfast.bootstrap import Ports
     from holdfast.sim.draws import Draws
     from holdfast.sim.history import Written
     from holdfast.sim.options import Options
     from holdfast.sim.troubles import Kind
+    from holdfast.transport.tails import LostTail
 
 _Args = ParamSpec("_Args")
 
 CROWD_S_MAX: Final = 3_600.0
 """Longest time that the crowd may need after the faults have stopped."""
+
+RECONCILED_MAX: Final = 20
+"""How often an operator reconciles at rest, until there is nothing left to do."""
+
+RECONCILE_AGAIN_S: Final = 60.0
+"""After how long he does so again: a provider may refuse until a hold lapses."""
 
 POLL_S: Final = 2.0
 POLL_S_MAX: Final = 60.0
@@ -91,6 +99,7 @@ class World:
         """The processes that took books over, by the tokens that they wrote."""
         self._root = trio.CancelScope()
         self._closing = False
+        self._is_replicated = options.durability == "replicated"
         self._turn: trio.Semaphore | None = None
         self.lives: list[Gate] = []
         counts: dict[Kind, int] = {
@@ -130,6 +139,7 @@ class World:
                 self._violated(violation)
 
     def _build(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
         options, draws = self.options, self.draws
         trace, marks = self.trace, self.marks
         self.server = SimServer(
@@ -143,6 +153,9 @@ class World:
             on_foreign=self._on_foreign,
             on_failover=self._on_failover,
             on_old_commit=lambda commit: self.checks.on_old_commit(commit),
+            on_written=self._on_written,
+            on_lost_tail=self._on_lost_tail,
+            mark=marks.hit,
         )
         self.provider = SimProvider(
             draws, options.provider, trace, marks, nursery, self.clock.now_ms
@@ -156,9 +169,10 @@ class World:
             marks,
             self.books,
             self._pending_max(),
+            replicated=self._is_replicated,
         )
         self.crowd = Crowd(
-            self.server.connect,
+            self.server.connect_client,
             draws,
             options.crowd,
             marks,
@@ -183,7 +197,7 @@ class World:
             ("request_auto", wire.encode_message(auto)),
         )
         self.operator = Operator(
-            self.server.connect,
+            self.server.connect_client,
             self.log,
             self.crowd,
             self.checks,
@@ -195,6 +209,16 @@ class World:
             options.practice,
             options.crowd.starts_ms,
             self.toolbox,
+        )
+        self.reconciling = Reconciling(
+            self.server.connect_client,
+            self.log,
+            self.provider,
+            self.checks,
+            draws,
+            marks,
+            trace,
+            self.books,
         )
         if options.turns:
             self._turn = trio.Semaphore(1)
@@ -227,6 +251,8 @@ class World:
                 self._heal()
                 crowd.cancel_scope.deadline = trio.current_time() + CROWD_S_MAX
             await self._rest()
+            if self.checks.failover and not self._is_replicated:
+                await self._reconcile()
             self.checks.at_rest()
             if options.lose_leader:
                 await self._lose_leader()
@@ -269,6 +295,10 @@ class World:
     def _unrest(self, over_ms: int) -> tuple[str, str]:
         if self.server.under_way:
             return "L2 no lag", f"{self.server.under_way} requests are on their way to the log"
+        for slot in self._slots:
+            unreported = slot.gate and self.checks.promises.unreported(slot.gate.name)
+            if unreported:
+                return "S7 one outcome", unreported
         owners = [slot.owner for slot in self._slots if slot.lives_now]
         return self.checks.unrest(owners, over_ms)
 
@@ -294,6 +324,14 @@ class World:
         self.marks.hit("took_over_at_the_end")
         await self._rest()
         self.checks.at_rest()
+
+    async def _reconcile(self) -> None:
+        """Bring the provider's ledger and the books together, now that nothing is under way."""
+        for _ in range(RECONCILED_MAX):
+            if not await self.reconciling.at_rest():
+                return
+            await trio.sleep(RECONCILE_AGAIN_S)
+            await self._rest()
 
     def _takeover_s(self, troubled: bool) -> float:
         """How long a takeover may take where nothing is wrong any more.
@@ -381,6 +419,10 @@ class World:
         if gate.dead:
             return "crashed"
         gate.dead = True
+        if isinstance(error, TailLostError) and (
+            unreported := self.checks.promises.unreported(gate.name)
+        ):
+            self.checks.fail("S7 one outcome", unreported)
         if isinstance(error, LogTrimmedError) and not self._leads(slot):
             return "behind a trim"  # whoever leads needs less than it does
         if self.checks.failover and isinstance(error, LogError | DivergedError):
@@ -451,8 +493,11 @@ class World:
     def _on_failover(self, lost: list[tuple[str, InputEntry]]) -> None:
         """What the replica did not get is no part of the books any more."""
         self.trace.note("server", "failover", " ".join(f"{book} {one.id}" for book, one in lost))
+        if not self._is_replicated:
+            self._nursery.start_soon(self.reconciling.later)
         for book in self.books:
             position = self.log.book(book).record.position
+            self.checks.promises.on_failover(book, position)
             self.checks.rewind(book, position)
             self.log.rewind(book, position)
 
@@ -460,6 +505,18 @@ class World:
         name = self.owners.get(before)
         if before != after and any(gate.name == name and not gate.dead for gate in self.lives):
             self.marks.hit("took_over_from_the_living")
+
+    def _on_written(self, process: str, commit: Commit) -> None:
+        self.checks.promises.on_written(process, commit)
+
+    def _on_lost_tail(self, process: str, lost: LostTail) -> None:
+        self.trace.note(process, "lost_tail", f"{lost.book} {lost.inputs_lost_to} {lost.cause}")
+        try:
+            # An old primary may give out an id that the new one gives out too.
+            once = "old_primary" not in self.server.counts.fired
+            self.checks.promises.on_lost_tail(process, lost, once=once)
+        except ViolationError as error:
+            self._violated(error.violation)
 
     # -- violations ------------------------------------------------------------
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import anyio
 import hiredis
 
-from holdfast.actors.ports import LogError, LogUnavailableError
+from holdfast.actors.ports import CommitUnknownError, LogError, LogUnavailableError
 from holdfast.transport.connection import error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from holdfast.transport.connection import Command, Reply
     from holdfast.transport.pool import Server
@@ -133,3 +134,49 @@ class Copies:
                 f"it is written, but {reply} of {_replicas(self.wanted)} had it within "
                 f"{self.wait_s:g} s, so it is not called written: bring replicas back"
             )
+
+    def check_commits(self, reply: Reply, *, before: bool) -> None:
+        """Make sure that *reply* speaks of all commits that were answered as written.
+
+        Args:
+          reply: To the command above.
+          before: Whether one of them was written *before*, maybe on another connection.
+
+        Raises:
+          CommitUnknownError: Too few have them, or it says nothing of that one.
+        """
+        try:
+            self.check(reply)
+        except LogUnavailableError as error:
+            raise CommitUnknownError(str(error)) from None
+        if before:
+            raise CommitUnknownError("it was written before: see whether replicas have it")
+
+    async def until_copied(
+        self, write: Callable[[], Awaitable[Reply | None]], give_up_s: float
+    ) -> bool:
+        """Write, and wait for copies, again and again until there are enough.
+
+        Args:
+          write: Writes something with the command above behind it, and gives the reply to that; None
+            where there was nothing to write.
+          give_up_s: How long it is tried again.
+
+        Returns:
+          Whether all that was there before is copied; False where there was nothing to write.
+
+        Raises:
+          LogUnavailableError: Too few have it after that time.
+        """
+        deadline = anyio.current_time() + give_up_s
+        while True:
+            reply = await write()
+            if reply is None:
+                return False
+            try:
+                self.check(reply)
+            except LogUnavailableError:
+                if anyio.current_time() >= deadline:
+                    raise
+            else:
+                return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import hiredis
 import structlog
 
@@ -13,7 +12,6 @@ from holdfast.actors.ports import (
     ActionEntry,
     DeadLetter,
     ForeignDataError,
-    LogUnavailableError,
     StreamFacts,
 )
 from holdfast.transport import scripts
@@ -186,28 +184,22 @@ class Groups:
         for book, action in actions:
             ids.setdefault(book, []).append(action.id)
         calls = [_keep_call(stream, book, consumer, of_book) for book, of_book in ids.items()]
-        deadline = anyio.current_time() + self._server.options.resolve_s
-        while True:
+        ours: dict[tuple[str, str], None] = {}
+
+        async def keep() -> Reply | None:
             *kept, copied = await self._server.call_scripts(
                 calls, then=self._copies.commands(), again=True
             )
+            ours.clear()
             for book, reply in zip(ids, kept, strict=True):
                 if isinstance(reply, hiredis.ReplyError):
                     raise error_of(reply, f"keeping {stream} of {book}")
-            if not any(kept):
-                return []  # Others have claimed them all, and nothing was written to wait for.
-            try:
-                self._copies.check(copied)
-            except LogUnavailableError:
-                if anyio.current_time() >= deadline:
-                    raise
-            else:
-                ours = {
-                    (book, id_.decode())
-                    for book, ids_ in zip(ids, kept, strict=True)
-                    for id_ in ids_
-                }
-                return [(book, action) for book, action in actions if (book, action.id) in ours]
+                ours.update(dict.fromkeys((book, id_.decode("ascii")) for id_ in reply))
+            # Where none is ours any more, nothing was written to wait for.
+            return copied if ours else None
+
+        await self._copies.until_copied(keep, self._server.options.resolve_s)
+        return [(book, action) for book, action in actions if (book, action.id) in ours]
 
     async def _autoclaim(
         self,

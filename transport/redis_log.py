@@ -22,7 +22,6 @@ import msgspec
 
 from holdfast.actors.ports import (
     CommitRecord,
-    CommitUnknownError,
     ForeignDataError,
     LogError,
     LogUnavailableError,
@@ -38,7 +37,7 @@ from holdfast.transport.codec import (
     encode_input,
 )
 from holdfast.transport.commits import resolve_commit, write_commits
-from holdfast.transport.connection import Command, Reply, error_of, parse_url
+from holdfast.transport.connection import Command, error_of, parse_url
 from holdfast.transport.durability import Copies, check_disk, check_replicas
 from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, lease_key, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
@@ -377,7 +376,11 @@ class RedisLog:
             if asks:
                 self._tails.remember(replies[-1])
             if waits and None in results:
-                self._check_copies(results, replies)
+                before = any(
+                    result is None and isinstance(reply, hiredis.ReplyError)
+                    for result, reply in zip(results, replies, strict=False)
+                )
+                self._copies.check_commits(replies[len(results)], before=before)
             return results
 
         options = self._server.options
@@ -421,20 +424,6 @@ class RedisLog:
         """What *book*'s log was seen to have lost, in failovers and restarts, oldest first."""
         return await read_losses(self._server, book)
 
-    def _check_copies(self, results: Sequence[LogError | None], replies: Sequence[Reply]) -> None:
-        """Make sure that replicas have what was just written.
-
-        Raises:
-          CommitUnknownError: Too few do, or it was written before, on another connection.
-        """
-        try:
-            self._copies.check(replies[len(results)])
-        except LogUnavailableError as error:
-            raise CommitUnknownError(str(error)) from None
-        for result, reply in zip(results, replies, strict=False):
-            if result is None and isinstance(reply, hiredis.ReplyError):
-                raise CommitUnknownError("it was written before: see whether replicas have it")
-
     async def _confirm(
         self, commits: Sequence[Commit], written: list[int], answers: list[LogError | bool]
     ) -> None:
@@ -447,7 +436,7 @@ class RedisLog:
             ScriptCall(
                 scripts.CONFIRM,
                 (book_keys(commits[index].book).commit,),
-                (commits[index].epoch, commits[index].owner),
+                (commits[index].epoch, commits[index].owner, commits[index].position),
             )
             for index in written
         ]
@@ -455,6 +444,10 @@ class RedisLog:
         for index, reply in zip(written, replies, strict=False):
             if isinstance(reply, hiredis.ReplyError):
                 commit = commits[index]
+                if str(reply).startswith("HF_POSITION"):
+                    raise LogUnavailableError(
+                        f"confirming {commit.book}: the log went back meanwhile: resolve it again"
+                    )
                 error = script_error(reply, commit.book, commit.epoch, "confirming")
                 if isinstance(error, LogUnavailableError):
                     raise error

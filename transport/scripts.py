@@ -332,9 +332,11 @@ CONFIRM: Final = Script(
     "confirm",
     _COMMON,
     """
--- KEYS: commit. ARGV: epoch, owner. A write that changes nothing, for WAIT to wait for.
+-- KEYS: commit. ARGV: epoch, owner, position. A write that changes nothing, for WAIT to wait for.
 local bad = wrong_type(KEYS, {'hash'}) or fenced(KEYS[1], ARGV[1], ARGV[2])
 if bad then return bad end
+local position = call('HGET', KEYS[1], 'position')
+if position ~= ARGV[3] then return redis.error_reply('HF_POSITION ' .. (position or '0-0')) end
 call('HSET', KEYS[1], 'epoch', ARGV[1])
 return 1
 """,

@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import anyio
 import hiredis
 import msgspec
 import structlog
 
-from holdfast.actors.ports import GENESIS, ForeignDataError, LogError
+from holdfast.actors.ports import GENESIS, ForeignDataError, LogError, LogUnavailableError
 from holdfast.transport.connection import error_of
 from holdfast.transport.keys import book_keys, parse_id
+from holdfast.transport.redis_follow import stream_facts
 from holdfast.transport.server import parse_info
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from holdfast.transport.connection import Command, Reply
     from holdfast.transport.pool import Server
@@ -117,10 +118,24 @@ class _Seen(msgspec.Struct):
         self.decided = _later(self.decided, decided)
 
 
+class Asked(Protocol):
+    """What a watch asks its server, as ``pool.Server`` answers it.
+
+    Attributes:
+      losses: How many connections were lost.
+    """
+
+    losses: int
+
+    async def run(self, commands: Sequence[Command], *, again: bool = False) -> list[Reply]:
+        """The replies to *commands*; see ``pool.Server.run``."""
+        ...
+
+
 class TailWatch:
     """What one process remembers of the books on *server*."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Asked) -> None:
         self._server = server
         self._seen: dict[str, _Seen] = {}
         self._doubtful: dict[str, _Seen] = {}
@@ -196,7 +211,10 @@ class TailWatch:
             )
             if any(_is_denied(reply) for reply in replies):
                 return []  # A producer's role may not look.
-            kept = [_last_of(reply, book) for reply in replies]
+            kept = [
+                _last_of(reply, book) or await self._kept(*one)
+                for one, reply in zip(asked, replies, strict=True)
+            ]
             inputs = _range(seen.inputs, doubtful.inputs, *kept[:2])
             decided = _range(seen.decided, doubtful.decided, *kept[2:])
             if inputs[0] == inputs[1] and decided[0] == decided[1]:
@@ -210,6 +228,15 @@ class TailWatch:
         seen.inputs, seen.decided = _later(*kept[:2]), _later(*kept[2:])
         return found
 
+    async def _kept(self, key: str, seen: str) -> str:
+        """What a stream kept that has no entry up to *seen*: none of it, or all, if it was trimmed."""
+        if seen == GENESIS:
+            return seen
+        (info,) = await self._server.run([("XINFO", "STREAM", key)], again=True)
+        facts = stream_facts(info)
+        later = facts.first_id and parse_id(facts.first_id) > parse_id(seen)
+        return seen if later and facts.added > facts.length else GENESIS
+
     async def _report(self, lost: LostTail, *, keep: bool) -> None:
         """Say it; *keep* it with the book too, where we decide for it and do not just look on."""
         told = msgspec.structs.asdict(lost)
@@ -218,7 +245,11 @@ class TailWatch:
             return
         fields = [str(part) for pair in told.items() for part in pair]
         key = book_keys(lost.book).losses
-        await self._server.run([("XADD", key, "MAXLEN", LOSSES_MAX, "*", *fields)])
+        (reply,) = await self._server.run([("XADD", key, "MAXLEN", LOSSES_MAX, "*", *fields)])
+        if isinstance(reply, hiredis.ReplyError):
+            error = error_of(reply, f"reporting what {lost.book} has lost")
+            if isinstance(error, LogUnavailableError):
+                raise error
 
 
 async def read_losses(server: Server, book: str) -> list[LostTail]:
@@ -256,7 +287,7 @@ def _range(seen: str, doubtful: str, kept: str, kept_doubtful: str) -> tuple[str
 
 
 def _last_of(reply: Reply, book: str) -> str:
-    """The id of the one entry in a reply, ``0-0`` where there is none.
+    """The id of the one entry in a reply, "" where there is none.
 
     Raises:
       LogError: The server sent an error.
@@ -264,9 +295,9 @@ def _last_of(reply: Reply, book: str) -> str:
     if isinstance(reply, hiredis.ReplyError):
         error = error_of(reply, f"looking at {book}")
         if isinstance(error, ForeignDataError):
-            return GENESIS  # Whoever reads or commits says what is wrong.
+            return ""  # Whoever reads or commits says what is wrong.
         raise error
-    return str(reply[0][0], "ascii") if reply else GENESIS
+    return str(reply[0][0], "ascii") if reply else ""
 
 
 def _later(one: str, other: str) -> str:

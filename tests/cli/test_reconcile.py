@@ -10,7 +10,9 @@ import pytest
 import trio
 
 from holdfast.actors.payment.http_provider import HttpProvider
+from holdfast.actors.ports import ProviderAnswer
 from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD, EXIT_USAGE
+from holdfast.tools.reconcile import Orphan, release
 
 if TYPE_CHECKING:
     import subprocess
@@ -146,3 +148,30 @@ def test_refunding_is_asked_for_with_yes(invoke: Callable[..., Any]) -> None:
     failed = invoke("reconcile", "demo", "--refund")
     assert failed.exit_code == EXIT_USAGE
     assert "give both" in failed.stderr
+
+
+class Refusing:
+    """A provider that refused once, and remembers that under the key; as providers do."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}
+
+    async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
+        raise NotImplementedError(prefix)
+
+    async def void(self, payment: str, key: str) -> ProviderAnswer:
+        del payment
+        status = self.answers.setdefault(key, "voided" if self.answers else "failed")
+        return ProviderAnswer(status)
+
+    async def refund(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
+        del amount_cents
+        return await self.void(payment, key)
+
+
+@pytest.mark.parametrize("status", ["authorized", "captured"])
+async def test_what_was_refused_is_asked_for_under_another_key(status: str) -> None:
+    provider = Refusing()
+    orphan = Orphan(LOST, status, 7500, "r", "the log has no request of it")
+    (done,) = await release(provider, [orphan], refund=True, attempt="1")
+    assert (done.now, len(provider.answers)) == ("voided", 2)

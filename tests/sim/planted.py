@@ -25,11 +25,18 @@ import msgspec
 from holdfast.sim import trace
 from holdfast.sim.run import run_world
 
-from .bugs import Bug, commits, decisions, executors, restores, tools  # noqa: TID251 - our own package sim
+from .bugs import Bug, commits, copies, decisions, executors, restores, tools  # noqa: TID251 - our own package sim
 
 PLANTED: dict[str, Bug] = {
     bug.name: bug
-    for bug in (*decisions.BUGS, *commits.BUGS, *executors.BUGS, *restores.BUGS, *tools.BUGS)
+    for bug in (
+        *decisions.BUGS,
+        *commits.BUGS,
+        *copies.BUGS,
+        *executors.BUGS,
+        *restores.BUGS,
+        *tools.BUGS,
+    )
 }
 
 SEEDS_MAX = 2_000

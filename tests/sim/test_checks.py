@@ -12,9 +12,12 @@ from holdfast.actors.payment.ledger import Hold, Void
 from holdfast.actors.ports import Commit, DeadLetter, Message
 from holdfast.sim.crowd import Acknowledged
 from holdfast.sim.mailer import Arrival
+from holdfast.sim.promises import Promises
 from holdfast.sim.provider import ProviderCall
 from holdfast.sim.run import run_world
 from holdfast.sim.violations import CHECKS, ViolationError
+from holdfast.transport.memory_log import MemoryStream
+from holdfast.transport.tails import LostTail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +129,12 @@ def test_l8_money_on_hold_that_nobody_wants(world: World) -> None:
     fails("L8", world.checks.at_rest)
 
 
+def test_s4_a_tool_releases_what_a_book_wants(world: World) -> None:
+    payment = live(world)[0].payment.id
+    fails("S4", lambda: world.checks.on_release(f"{BOOK}:{payment}", "key"))
+    world.checks.on_release(f"{BOOK}:p1-1", "key")
+
+
 def test_s6_a_second_effect(world: World) -> None:
     call = next(call for call in world.provider.calls if call.kind == "hold" and call.first)
     world.provider.calls.append(call)
@@ -182,6 +191,46 @@ def test_s7_an_outcome_changed_after_it_was_seen(world: World) -> None:
     book, outcome = world.crowd.seen[0]
     world.crowd.seen[0] = (book, msgspec.structs.replace(outcome, body=b"{}"))
     fails("S7", lambda: world.checks.at_end(world.crowd))
+
+
+def test_s7_what_was_called_written_is_gone(world: World) -> None:
+    commit = world.log.of(BOOK).commits[-1].commit
+    world.checks.shadows[BOOK].digests[commit.position] = "another"
+    fails("S7", lambda: world.checks.at_end(world.crowd))
+
+
+def told_and_lost(world: World, *, kept: bool) -> tuple[Promises, Commit]:
+    """A world of its own level, in which the last commit was told, and a failover loses it."""
+    commit = world.log.of(BOOK).commits[-1].commit
+    checks = world.checks
+    promises = Promises(world.log, world.marks, checks.fail, checks.digest_at, kept=kept)
+    promises.on_written("booking-1.1", commit)
+    return promises, commit
+
+
+def test_s7_at_replicated_a_failover_loses_what_was_called_written(world: World) -> None:
+    promises, commit = told_and_lost(world, kept=True)
+    promises.on_failover(BOOK, commit.position)
+    fails("S7", lambda: promises.on_failover(BOOK, commit.after))
+
+
+def test_s7_a_lost_tail_that_nobody_reports(world: World) -> None:
+    promises, commit = told_and_lost(world, kept=False)
+    promises.on_failover(BOOK, commit.after)
+    assert promises.unreported("booking-1.1") == ""
+    world.log.books[BOOK].inputs = MemoryStream()
+    assert "is lost, and nobody was told" in promises.unreported("booking-1.1")
+    assert promises.unreported("another") == ""
+    lost = LostTail(BOOK, "0-0", commit.position, "0-0", commit.position, "failover", 1)
+    promises.on_lost_tail("booking-1.1", lost)
+    assert promises.unreported("booking-1.1") == ""
+    promises.check_written()
+
+
+def test_s7_a_lost_tail_is_reported_and_nothing_is_lost(world: World) -> None:
+    promises, commit = told_and_lost(world, kept=False)
+    lost = LostTail(BOOK, commit.after, commit.position, "0-0", "0-0", "failover", 1)
+    fails("S7", lambda: promises.on_lost_tail("booking-1.1", lost))
 
 
 def last_commit(world: World, **changes: object) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import pytest
@@ -24,11 +24,13 @@ from holdfast.actors.ports import (
     NewInput,
     OutcomeEntry,
     Snapshot,
+    SupersededError,
 )
 from holdfast.sim.clock import START_MS, WorldClock
 from holdfast.sim.draws import Draws
 from holdfast.sim.faults import (
     SERVER_FAULTS,
+    Durability,
     Failover,
     Refusal,
     RefusingWindow,
@@ -43,14 +45,17 @@ from holdfast.sim.server import SimServer
 from holdfast.sim.trace import Trace
 from holdfast.transport.connection import ConnectionLostError
 from holdfast.transport.keys import action_stream_id, parse_id
+from holdfast.transport.pool import ServerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from holdfast.actors.ports import InputEntry, Log
     from holdfast.sim.faulty_log import FaultyLog
+    from holdfast.transport.tails import LostTail
 
 BOOK = "demo"
+REPLICATED = ServerOptions(replicas_min=1, replicas_s=0.5, resolve_s=2.0)
 ALWAYS = 1.0
 
 
@@ -436,6 +441,149 @@ def test_a_failover_takes_all_keys_of_all_books_back_together() -> None:
     assert server.counts.mattered["failover"] >= 1
 
 
+# -- replicas --------------------------------------------------------------------------------------
+
+
+def test_a_commit_is_called_written_when_the_replica_has_it() -> None:
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        assert await log.commit([await prepared(server)]) == [None]
+        assert 0 < trio.current_time() <= 0.3
+
+    faults = ServerFaults(replica_ms_max=300)
+    server = simulate(faults, story, options=REPLICATED)
+    assert server.counts.fired == {"lag": 1}
+    assert server.counts.mattered == {}
+
+
+def test_a_commit_that_no_replica_has_in_time_is_unknown_until_one_has_it() -> None:
+    stalled = Window(START_MS, START_MS + 5_000)
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        commit = await prepared(server)
+        with pytest.raises(CommitUnknownError):
+            await log.commit([commit])
+        assert server.log.book(BOOK).record.position == commit.position
+        with pytest.raises(LogUnavailableError):
+            await log.resolve([commit])
+        await trio.sleep_until(5)
+        assert await log.resolve([commit]) == [True]
+
+    marks = Marks()
+    simulate(ServerFaults(stalled=(stalled,)), story, options=REPLICATED, mark=marks.hit)
+    assert marks.counts == {"copies_late": 1}
+
+
+def test_a_commit_that_an_earlier_attempt_wrote_is_asked_for_anew() -> None:
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        commit = await prepared(server)
+        await server.log.commit([commit])
+        with pytest.raises(CommitUnknownError, match="written before"):
+            await log.commit([commit])
+        assert await log.resolve([commit]) == [True]
+
+    simulate(ServerFaults(), story, options=REPLICATED)
+
+
+def test_a_commit_of_one_who_was_superseded_is_not_confirmed() -> None:
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        commit = await prepared(server)
+        await server.log.commit([commit])
+        await server.log.take_over(BOOK, "you")
+        (answer,) = await log.resolve([commit])
+        assert isinstance(answer, SupersededError)
+
+    simulate(ServerFaults(), story, options=REPLICATED)
+
+
+def test_an_executor_is_given_actions_when_the_replica_has_them() -> None:
+    stalled = Window(START_MS, START_MS + 5_000)
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        ids = await with_actions(server)
+        with pytest.raises(LogUnavailableError):
+            await log.read_actions("payments", [BOOK], "c", 9, 0)
+        assert (await server.log.facts(BOOK, "payments")).pending == len(ids)
+        await trio.sleep_until(4)
+        found = await log.claim_actions("payments", [BOOK], "c", 9, 0)
+        assert [entry.id for _, entry in found] == ids
+        assert trio.current_time() >= 5
+
+    marks = Marks()
+    simulate(ServerFaults(stalled=(stalled,)), story, options=REPLICATED, mark=marks.hit)
+    assert marks.counts == {"copies_executor": 2, "copies_executor_refused": 1}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_failover_forgets_what_was_called_copied(seed: int) -> None:
+    failover = Failover(START_MS + 10_000, 4_000, 500)
+    told: list[str] = []
+    forgotten: list[bool] = []
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        commit = await prepared(server)
+        await trio.sleep(4 + server.draws.below("commit_ms", 4_000) / 1000)
+        with trio.move_on_at(9.9):
+            while True:
+                try:
+                    results = await log.commit([commit])
+                    told.extend("written" for result in results if result is None)
+                    break
+                except (LogUnavailableError, CommitUnknownError):
+                    await trio.sleep(0.1)
+        await trio.sleep_until(11)
+        forgotten.append(server.log.book(BOOK).record.position != commit.position)
+
+    faults = ServerFaults(failovers=(failover,), replica_ms_max=300)
+    simulate(faults, story, seed, options=REPLICATED)
+    assert not (told and forgotten[0])
+
+
+def test_an_old_primary_has_no_replica() -> None:
+    failover = Failover(START_MS + 10_000, 0, 0, 20_000)
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        commit = await prepared(server)
+        await trio.sleep(11)
+        with pytest.raises(CommitUnknownError):
+            await log.commit([commit])
+
+    faults = ServerFaults(failovers=(failover,), left_behind=ALWAYS)
+    simulate(faults, story, options=REPLICATED)
+
+
+# -- lost tails ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cause", ["failover", "other history"])
+def test_who_knew_of_a_lost_tail_reports_its_range(cause: str) -> None:
+    lost: list[LostTail] = []
+
+    def report(_process: str, one: LostTail) -> None:
+        lost.append(one)
+
+    async def story(server: SimServer, log: FaultyLog) -> None:
+        commit = await prepared(server)
+        await trio.sleep(8)
+        await log.append(BOOK, [new(1)])
+        assert await log.commit([commit]) == [None]
+        await trio.sleep(3)
+        with pytest.raises(LogUnavailableError):
+            await log.read_inputs({BOOK: "0-0"}, 9, 0)  # by this it notices
+        await trio.sleep(1)
+        await log.read_inputs({BOOK: "0-0"}, 9, 0)
+        await log.read_inputs({BOOK: "0-0"}, 9, 0)
+        (one,) = lost
+        assert (one.inputs_kept, one.decided_kept) == (commit.position, "0-0")
+        assert (one.decided_lost_to, one.cause) == (commit.position, cause)
+        assert parse_id(one.inputs_lost_to) > parse_id(commit.position)
+
+    happens = (Failover(START_MS + 10_000, 4_000, 1_500),)
+    faults = ServerFaults(restarts=happens)
+    if cause == "failover":
+        faults = ServerFaults(failovers=happens)
+    simulate(faults, story, on_lost_tail=report)
+
+
 def test_an_old_primary_takes_what_nobody_will_find() -> None:
     """Whoever is left behind goes on with it for a while, and then meets the one that leads."""
     failover = Failover(START_MS + 10_000, 0, 0, 20_000)
@@ -615,6 +763,13 @@ KINDS: dict[str, ServerFaults] = {
         )
     ),
     "old_file": ServerFaults(failovers=(Failover(START_MS + 40_000, 35_000, 500, old_file=True),)),
+    "restart": ServerFaults(
+        restarts=(
+            Failover(START_MS + 20_000, 2_000, 500),
+            Failover(START_MS + 40_000, 2_000, 9_000),
+        )
+    ),
+    "lag": ServerFaults(replica_ms_max=2_000, stalled=(_MIDDLE,)),
     "old_primary": ServerFaults(
         failovers=(Failover(START_MS + 20_000, 1_000, 500, 15_000),), left_behind=0.5
     ),
@@ -663,6 +818,7 @@ class Life:
                 self.draws,
                 self.faults,
                 nursery,
+                options=REPLICATED if self.faults.replica_ms_max else None,
                 on_fault=lambda kind, details: self.trace.note("server", kind, details),
             )
             self.provider = SimProvider(
@@ -769,7 +925,8 @@ class Life:
             assert runner.digest == book.record.digest
             assert book.payments.entries == replayed.payments
             assert full_scan(runner.state) == []
-            if not self.faults.failovers:  # which may lose the practice itself
+            # Either may lose the practice itself.
+            if not self.faults.failovers and not self.faults.restarts:
                 assert len(runner.state.bookings) >= 5
 
 
@@ -804,8 +961,9 @@ def test_the_actors_outlive_each_kind_of_fault(kind: str) -> None:
 def test_the_actors_outlive_whole_swarms_of_faults() -> None:
     fired: dict[str, int] = {}
     for seed in range(40):
-        draws = Draws(seed)
-        life = Life(draw_server_faults(draws, START_MS, FAULT_S), seed, mortal=seed % 2 == 1)
+        level = get_args(Durability)[seed % 3]
+        faults = draw_server_faults(Draws(seed), START_MS, FAULT_S, durability=level)
+        life = Life(faults, seed, mortal=seed % 2 == 1)
         life.run()
         life.assert_sound()
         fired |= life.server.counts.fired

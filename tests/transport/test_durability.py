@@ -362,6 +362,47 @@ async def test_after_a_failover_everything_that_was_called_written_is_there(pair
         assert [outcome.id for outcome in found] == ids[:3]
 
 
+@asynccontextmanager
+async def failing_over(pair: Pair, folder: Path) -> AsyncGenerator[Switch]:
+    """The way to *pair*'s primary, until it fails over to a replica that has one of its own."""
+    switch = Switch(folder / "switch", pair.primary)
+    more = {"replicaof": f"127.0.0.1 {pair.replica_port}", **DISKLESS}
+    async with running(folder / "c", 0, **more) as third, trio.open_nursery() as nursery:
+        await Pair(pair.replica, third, 0).in_step()
+        await nursery.start(switch.run)
+        yield switch
+        nursery.cancel_scope.cancel()
+
+
+async def lose_what_waits(switch: Switch, pair: Pair) -> None:
+    """Fail over as soon as somebody waits for the replica."""
+    with trio.fail_after(10), client_of(pair.primary) as client:
+        while not client.info("clients")["blocked_clients"]:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+    switch.target = pair.replica
+    await pair.fail_over()
+
+
+async def test_a_commit_that_is_lost_while_it_is_confirmed_is_not_called_written(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """The new primary has the same epoch and owner, and an earlier position."""
+    async with (
+        failing_over(pair, tmp_path) as switch,
+        open_redis_log(pair.primary.url) as booking,
+        open_redis_log(switch.url, options=REPLICATED) as log,
+        trio.open_nursery() as nursery,
+    ):
+        ids = await led(booking, 2)
+        await pair.in_step()
+        pair.detach_replica()
+        assert await booking.commit([batch(ids)]) == [None]
+        nursery.start_soon(lose_what_waits, switch, pair)
+        with pytest.raises(LogUnavailableError, match="resolve it again"):
+            await log.resolve([batch(ids)])
+        assert await log.resolve([batch(ids)]) == [False]
+
+
 async def test_the_primary_s_commit_that_the_replica_never_had_is_a_lost_tail(pair: Pair) -> None:
     """At ``durable`` nobody waited for the replica: what it lacks is gone, and is not decided anew."""
     async with open_redis_log(pair.primary.url, options=DURABLE) as log:

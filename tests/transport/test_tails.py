@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import hiredis
 import pytest
 
 from holdfast.actors.ports import GENESIS, LogUnavailableError
@@ -31,6 +32,7 @@ class Promoted:
         self.reports: list[LostTail] = []
         self.asked: list[str] = []
         self.away = ""
+        self.full = False
 
     async def run(self, commands: Sequence[Command], **_: object) -> list[Any]:
         return [self._reply(*map(str, command)) for command in commands]
@@ -47,6 +49,15 @@ class Promoted:
             there = [id_ for id_ in stream if parse_id(id_) <= parse_id(args[1])]
             found: list[list[object]] = [[there[-1].encode(), []]] if there else []
             return found
+        if name == "XINFO":
+            stream = self.inputs if args[1].endswith("inputs") else self.outcomes
+            facts: list[object] = [b"length", len(stream), b"entries-added", 3 * len(stream)]
+            first: list[object] = [stream[0].encode(), []]
+            facts += [b"last-generated-id", stream[-1].encode(), b"first-entry", first]
+            return facts
+        if self.full:
+            self.full = False
+            return hiredis.ReplyError("OOM command not allowed when used memory > 'maxmemory'.")
         values = dict(zip(args[4::2], args[5::2], strict=True))
         self.reports.append(LostTail(**values | {"bytes": int(values["bytes"])}))  # type: ignore[arg-type]
         return b"9-9"
@@ -107,6 +118,21 @@ async def test_a_loss_that_could_not_be_looked_at_or_written_is_told_the_next_ti
     with pytest.raises(LogUnavailableError):
         await watch.look()
     assert await watch.look() == server.reports == [LOSS]
+
+
+async def test_a_report_that_the_server_refuses_is_written_the_next_time() -> None:
+    server, watch = await watching()
+    server.losses, server.full = 1, True
+    with pytest.raises(LogUnavailableError):
+        await watch.look()
+    assert await watch.look() == server.reports == [LOSS]
+
+
+async def test_what_others_trimmed_away_is_not_lost() -> None:
+    """Somebody has slept while the book went on."""
+    server, watch = await watching()
+    server.losses, server.inputs, server.outcomes = 1, ["7-0"], ["6-0", "7-0"]
+    assert await watch.look() == server.reports == []
 
 
 async def test_who_only_looks_on_keeps_no_report_with_the_book() -> None:

@@ -17,7 +17,7 @@ call has an idempotency key of its own, so that doing it twice does it once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 import trio
@@ -32,7 +32,7 @@ from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
     from holdfast.actors.booking.views import PaymentView
-    from holdfast.actors.ports import Log, Provider, ProviderAnswer
+    from holdfast.actors.ports import Log, ProviderAnswer
     from holdfast.tools.ports import Operator
 
 RELEASED: Final = ("voided", "refunded")
@@ -41,6 +41,22 @@ _ACTION: Final = "reconcile"
 """In the place of the action that a payment's result is of: there was none."""
 
 _BY: Final = "service:reconcile"
+
+
+class Provider(Protocol):
+    """What is asked of the provider: a part of ``holdfast.actors.ports.Provider``."""
+
+    async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
+        """See there."""
+        ...
+
+    async def void(self, payment: str, key: str) -> ProviderAnswer:
+        """See there."""
+        ...
+
+    async def refund(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
+        """See there."""
+        ...
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -143,23 +159,39 @@ def differs(payment: PaymentView, answer: ProviderAnswer) -> bool:
     )
 
 
-async def release(provider: Provider, orphans: list[Orphan], *, refund: bool) -> list[Orphan]:
+async def release(
+    provider: Provider, orphans: list[Orphan], *, refund: bool, attempt: str
+) -> list[Orphan]:
     """Release what is held, and with *refund* give back what was taken. Moves money.
+
+    Args:
+      provider: Who moves it.
+      orphans: What nobody wants.
+      refund: Whether to give back what was taken.
+      attempt: Tells this time from others: a provider remembers a refusal under its key, so what was
+        refused is asked for once more under a key with this in it.
 
     Raises:
       ProviderUnavailableError: It does not answer: do it again, nothing is done twice.
     """
     done: list[Orphan] = []
     for orphan in orphans:
-        answer: ProviderAnswer | None = None
-        if orphan.status == "authorized":
-            answer = await provider.void(orphan.payment, f"reconcile-void:{orphan.payment}")
-        elif refund:
-            key = f"reconcile-refund:{orphan.payment}"
-            answer = await provider.refund(orphan.payment, orphan.amount_cents, key)
-        now = "" if answer is None else answer.status
+        now = ""
+        if orphan.status == "authorized" or refund:
+            now = await _release(provider, orphan, "")
+            if now not in RELEASED:
+                now = await _release(provider, orphan, f":{attempt}")
         done.append(msgspec.structs.replace(orphan, now=now))
     return done
+
+
+async def _release(provider: Provider, orphan: Orphan, attempt: str) -> str:
+    """The status of *orphan* after a call under the key that is the *attempt*'s."""
+    payment = orphan.payment
+    if orphan.status == "authorized":
+        return (await provider.void(payment, f"reconcile-void:{payment}{attempt}")).status
+    key = f"reconcile-refund:{payment}{attempt}"
+    return (await provider.refund(payment, orphan.amount_cents, key)).status
 
 
 async def tell(log: Log, book: str, differing: list[Differing]) -> list[Differing]:
@@ -206,7 +238,8 @@ async def reconcile(
     again = await find_orphans(log, operator, provider, first.book)
     before = {orphan.payment for orphan in first.orphans}
     still = [orphan for orphan in again.orphans if orphan.payment in before]
-    done = await release(provider, still, refund=refund)
+    attempt = str(await operator.now_ms())
+    done = await release(provider, still, refund=refund, attempt=attempt)
     differed = {one.payment for one in first.differing}
     told = await tell(log, first.book, [one for one in again.differing if one.payment in differed])
     return msgspec.structs.replace(
