@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _LOG_MARKS: Final[Mapping[tuple[str, str], str]] = {
     ("log_away", ""): "log_away",
-    ("commit_waits", ""): "log_away",
     ("log_unavailable", ""): "executor_log_away",
     ("actions_claimed", ""): "action_claimed",
     ("snapshot_saved", ""): "snapshot_saved",

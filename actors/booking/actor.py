@@ -32,6 +32,7 @@ from holdfast.actors.booking.messages import TakenOver, Tick
 from holdfast.actors.booking.patience import Patience
 from holdfast.actors.booking.runner import BookBugError, BookRunner, VersionError
 from holdfast.actors.booking.standby import Standby
+from holdfast.actors.health import Health
 from holdfast.actors.ports import (
     BATCH_MAX,
     GENESIS,
@@ -151,6 +152,7 @@ async def run_booking(
     books: Sequence[str] | None = None,
     place: str = "",
     rng: random.Random | None = None,
+    health: Health | None = None,
 ) -> None:
     """Lead books that nobody leads, and stand by for the others.
 
@@ -166,6 +168,7 @@ async def run_booking(
       place: Where this life runs, the same for all lives of which the next begins only when the last
         one is dead; such a one need not wait for its predecessor's lease. "" where nobody sees to that.
       rng: Where the jitter of waits comes from; None for the system's.
+      health: Told when the log is away and when it is back, and of each book that was given up.
 
     Raises:
       TailLostError: A failover forgot what this actor knows: run another one.
@@ -175,7 +178,8 @@ async def run_booking(
       LogError: A book's log cannot be used as it is; a person must look.
         Each but the first gives up one book; the last one is raised when no book is left.
     """
-    host = _Host(log, clock, owner, place, options, stop, rng or random.Random())
+    rng, health = rng or random.Random(), health or Health()
+    host = _Host(log, clock, owner, place, options, stop, rng, health)
     await host.run(books)
 
 
@@ -189,13 +193,15 @@ class _Host:
         options: BookingOptions,
         stop: trio.Event,
         rng: random.Random,
+        health: Health,
     ) -> None:
         self._log = log
         self._clock = clock
         self._owner = owner
         self._options = options
         self._stop = stop
-        self._patience = Patience(options.retry_s, options.retry_s_max, rng)
+        self._health = health
+        self._patience = Patience(options.retry_s, options.retry_s_max, rng, health)
         self._patiently = self._patience.call
         self._lease = Lease(log, self._patience, owner, place, options.lease_s)
         self._standby = Standby(
@@ -310,6 +316,7 @@ class _Host:
             self._give_up(book, error)
         else:
             del self._wanted[book]
+            self._health.well(f"book {book}")
             self._standby.add(runner)
             _log.info("book_followed", book=book, position=runner.position)
             await self._lead_free([book])
@@ -552,6 +559,7 @@ class _Host:
         else:
             self._want([book], min(RETAKE_S * 2 ** min(failures - 1, 30), RETAKE_S_MAX))
         _log.error("book_given_up", book=book, why=str(error))
+        self._health.trouble(f"book {book}", str(error))
         self._interrupt_read.cancel()
 
     # -- commit -----------------------------------------------------------------------------
@@ -572,6 +580,7 @@ class _Host:
                         self._failures.pop(commit.book, None)
                     else:
                         self._give_up(commit.book, error)
+                self._patience.done("commit")
                 for book, epoch, page in batch.restores:
                     if self._leads(book, epoch):
                         more = wire.encode_message(page)
@@ -596,9 +605,9 @@ class _Host:
                 return await self._log.commit(commits)
             except CommitUnknownError as error:
                 unknown = True
-                await self._patience.pause(tries, error)
+                await self._patience.pause(tries, error, "commit")
             except LogUnavailableError as error:
-                await self._patience.pause(tries, error)
+                await self._patience.pause(tries, error, "commit")
         raise AssertionError
 
     async def _write_rest(self, commits: list[Commit]) -> list[LogError | None]:

@@ -160,6 +160,7 @@ class BookingPorts:
     options: BookingOptions
     place: str = ""
     rng: random.Random | None = None
+    health: Health = field(default_factory=Health)
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,18 @@ async def run_with(ports: Ports, stop: trio.Event) -> None:
       LogError: What :class:`~holdfast.actors.ports.Log` says; ``SupersededError`` above all.
     """
     match ports:
-        case BookingPorts(log, clock, owner, options, place, rng):
+        case BookingPorts(log, clock, owner, options, place, rng, health):
             from holdfast.actors.booking.actor import run_booking
 
             await run_booking(
-                log, clock, owner=owner, options=options, stop=stop, place=place, rng=rng
+                log,
+                clock,
+                owner=owner,
+                options=options,
+                stop=stop,
+                place=place,
+                rng=rng,
+                health=health,
             )
         case PaymentPorts(log, provider, consumer, options, rng, health):
             from holdfast.actors.payment.actor import run_payment
@@ -259,7 +267,7 @@ async def run_actor(
         match kind:
             case "booking":
                 calm_garbage_collection()
-                await run_with(_booking_ports(settings, log, place), stop)
+                await run_with(_booking_ports(settings, log, place, health), stop)
             case "payment":
                 async with open_provider(settings) as provider:
                     await run_with(_payment_ports(settings, log, provider, health), stop)
@@ -276,7 +284,7 @@ def calm_garbage_collection() -> None:
     gc.set_threshold(100_000, 50, 100)
 
 
-def _booking_ports(settings: Settings, log: Log, place: str) -> BookingPorts:
+def _booking_ports(settings: Settings, log: Log, place: str, health: Health) -> BookingPorts:
     from holdfast.actors.booking.actor import BookingOptions
 
     own = settings.booking
@@ -288,7 +296,7 @@ def _booking_ports(settings: Settings, log: Log, place: str) -> BookingPorts:
         grace_s=own.grace_s,
         lease_s=own.lease_s,
     )
-    return BookingPorts(log, SystemClock(), secrets.token_hex(16), options, place)
+    return BookingPorts(log, SystemClock(), secrets.token_hex(16), options, place, health=health)
 
 
 def _payment_ports(

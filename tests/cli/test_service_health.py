@@ -128,6 +128,20 @@ async def test_a_server_that_became_a_replica_is_waited_for(tmp_path: Path) -> N
         assert (await found.status())[0] == EXIT_GOOD
 
 
+async def test_a_server_whose_memory_is_full_is_waited_for(tmp_path: Path) -> None:
+    async with service(tmp_path, "booking") as found:
+        await found.wait_well("booking")
+        await found.admin("CONFIG", "SET", "maxmemory", 1)
+        told = await found.wait_trouble("booking", "the server's memory is full")
+        assert [trouble.subject for trouble in told.troubles] == ["log"]
+        code, status = await found.status()
+        assert code == EXIT_FAILED
+        assert "the server's memory is full" in status["server"]["problems"][0]
+        await found.admin("CONFIG", "SET", "maxmemory", 0)
+        await found.wait_well("booking")
+        assert (await found.status())[0] == EXIT_GOOD
+
+
 async def test_a_server_that_runs_and_does_not_answer_is_told(tmp_path: Path) -> None:
     async with service(tmp_path) as found:
         pid = found.supervisor.pids["server"]

@@ -159,6 +159,13 @@ async def authorize(_book: str, entry: ActionEntry) -> NewInput:
     return NewInput("payment_result", wire.encode_message(result), by="service:payment")
 
 
+def listened_to(home: House) -> Health:
+    """The health of an actor; what it says is noted."""
+    health = Health()
+    health.listen(lambda: home.said.extend(health.troubles.values()))
+    return health
+
+
 @asynccontextmanager
 async def house(server: EmbeddedServer) -> AsyncGenerator[House]:
     """A house that works, and must work in the end."""
@@ -176,10 +183,11 @@ async def house(server: EmbeddedServer) -> AsyncGenerator[House]:
         home = House(server, mine)
         new = NewInput("define_practice", wire.encode_message(practice), "p", "service:w")
         home.acknowledged += await mine.append(BOOK, [new])
-        booking = partial(run_booking, owner="me", options=BOOKING, stop=stop)
-        health = Health()
-        health.listen(lambda: home.said.extend(health.troubles.values()))
-        executor = partial(run_executor, consumer="e", options=EXECUTOR, stop=stop, health=health)
+        healths = [listened_to(home), listened_to(home)]
+        booking = partial(run_booking, owner="me", options=BOOKING, stop=stop, health=healths[0])
+        executor = partial(
+            run_executor, consumer="e", options=EXECUTOR, stop=stop, health=healths[1]
+        )
         with capture_logs() as lines:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(booking, bookings, SystemClock())
@@ -189,7 +197,7 @@ async def house(server: EmbeddedServer) -> AsyncGenerator[House]:
                 await home.push_until_decided()
                 await home.wait_rest()
                 with trio.fail_after(20):
-                    while health.troubles:  # noqa: ASYNC110 - a read that waits is well at its end
+                    while any(health.troubles for health in healths):  # noqa: ASYNC110 - a read that waits is well at its end
                         await trio.sleep(0.02)
                 stop.set()
         home.said += [line["why"] for line in lines if "why" in line]
