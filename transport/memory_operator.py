@@ -138,6 +138,15 @@ class MemoryOperator:
         """See ``Operator``."""
         return await self._request("operator_time", "read", lambda log: log.now_ms(), again=True)
 
+    async def lease_left_s(self, owner: str) -> float | None:
+        """See ``Operator``."""
+
+        def ask(log: MemoryLog) -> float:
+            lease = log.leases.get(owner)
+            return 0.0 if lease is None else max(0, lease.until_ms - log.now_ms()) / 1000
+
+        return await self._request("operator_lease", "read", ask, again=True)
+
     async def lost_tails(self, book: str) -> list[LostTail]:
         """See ``Operator``. None: what watches for losses watches a real server's connections."""
         return []

@@ -23,7 +23,7 @@ from holdfast.actors.ports import GENESIS, CommitRecord, LogError, Snapshot
 from holdfast.transport import scripts
 from holdfast.transport.about import ask_server
 from holdfast.transport.connection import error_of, parse_url
-from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, parse_id
+from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, lease_key, parse_id
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_follow import read_command
 from holdfast.transport.scripts import Script
@@ -191,6 +191,15 @@ class Operator:
     async def about(self, disk: Disk | None = None, replicas_min: int = 0) -> ServerFacts:
         """What the server is; see :func:`~holdfast.transport.about.ask_server`."""
         return await ask_server(self._server, disk, replicas_min)
+
+    async def lease_left_s(self, owner: str) -> float | None:
+        """See ``Operator``."""
+        (reply,) = await self._server.run([("PTTL", lease_key(owner))], again=True)
+        if not isinstance(reply, hiredis.ReplyError):
+            return max(0, int(reply)) / 1000
+        if str(reply).startswith("NOPERM"):
+            return None
+        raise error_of(reply, "looking at a lease")
 
     async def lost_tails(self, book: str) -> list[LostTail]:
         """See ``Operator``."""

@@ -13,6 +13,7 @@ import pytest
 
 from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD
 from holdfast.cli.status_file import LOCK_FILE, PartStatus, Status, Trouble, write_status
+from holdfast.transport.keys import lease_key
 
 from .books import ask, entries_of, make_book, requests
 
@@ -145,6 +146,19 @@ def test_a_tail_that_was_seen_to_be_lost_is_told_with_its_range(
     assert "lost by a failover: inputs after 5-0 up to 7-1, at least 1,234 bytes" in shown
 
 
+def test_the_lease_of_the_owner_is_shown(
+    invoke: Invoke, server_url: str, new_book: Callable[[], str]
+) -> None:
+    book = new_book()
+    make_book(server_url, book, [])
+    ask(server_url, "HSET", f"holdfast:{{{book}}}:commit", "owner", book)  # nobody else's name
+    assert status(invoke, server_url, book)[1]["lease_s"] == 0.0
+    assert f"of {book} (no lease)" in invoke("status", book, "--redis", server_url).stdout
+    ask(server_url, "SET", lease_key(book), "here", "PX", "600000")
+    assert 0 < status(invoke, server_url, book)[1]["lease_s"] <= 600
+    assert f"of {book} (lease " in invoke("status", book, "--redis", server_url).stdout
+
+
 def test_the_server_is_shown_as_far_as_one_may_ask(
     invoke: Invoke, server_url: str, new_book: Callable[[], str]
 ) -> None:
@@ -156,10 +170,11 @@ def test_the_server_is_shown_as_far_as_one_may_ask(
     assert "primary with 0 replicas" in shown
     assert "appendfsync everysec" in shown
     ask(server_url, "ACL", "SETUSER", "looker", "reset", "on", ">open-sesame", "~*", "+@read", "+info",
-        "+ping", "+time")  # fmt: skip
+        "+ping", "+time", "-pttl")  # fmt: skip
     poor = server_url.replace("unix://", "unix://looker:open-sesame@")
     shown = invoke("status", book, "--redis", poor).stdout
     assert "appendonly yes, appendfsync not allowed to ask" in shown
+    assert "(lease not allowed to ask)" in shown
 
 
 def test_a_server_that_is_not_there_is_told_in_one_sentence(invoke: Invoke) -> None:

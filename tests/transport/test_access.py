@@ -35,6 +35,7 @@ from holdfast.cli.children import Child
 from holdfast.config.settings import Settings, load, to_environ
 from holdfast.transport import redis_actions
 from holdfast.transport.keys import BookKeys, action_stream_id
+from holdfast.transport.operator import open_operator
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import open_redis_log
 from holdfast.transport.server import EmbeddedServer, ServerConfig
@@ -227,6 +228,8 @@ async def test_every_call_of_the_log_is_allowed_to_the_role_that_makes_it(
             assert (await log.facts(book, "payments")).pending == 0
             assert await log.read_leases(["me"]) == {}
             assert await log.wait_books(0, 0)
+            async with open_operator(guarded.url(role)) as looking:
+                assert await looking.lease_left_s("me") == 0.0
             if role == "gateway":
                 (mine,) = await log.append(book, [NewInput("tick", b"{}")])
                 assert (await log.read_inputs({book: after}, 99, 0))[book][-1].id == mine

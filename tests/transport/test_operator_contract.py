@@ -281,3 +281,12 @@ async def test_an_action_that_was_given_up_is_handed_out_again_under_its_own_id(
 async def test_the_time_is_the_servers(place: Place, book: str) -> None:
     (entry,) = await place.log.append(book, [BAD])
     assert abs(await place.operator.now_ms() - parse_id(entry)[0]) < 60_000
+
+
+async def test_how_long_a_lease_lasts_is_told(place: Place) -> None:
+    await place.log.hold_lease("one", "here", 60.0)
+    left_s = await place.operator.lease_left_s("one")
+    assert left_s is not None
+    assert 30 < left_s <= 60
+    await place.log.drop_lease("one")
+    assert await place.operator.lease_left_s("one") == 0.0

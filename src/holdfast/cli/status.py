@@ -218,7 +218,7 @@ def _print_book(book: BookStatus) -> None:
         return
     print(f"{book.book}: decided up to {book.position}, {book.lag} inputs behind the last.")
     print(
-        f"  epoch {book.epoch} of {book.owner or 'nobody'}, machine version {book.version}, "
+        f"  epoch {book.epoch} of {_owner(book)}, machine version {book.version}, "
         f"digest {book.digest or 'none'}"
     )
     if book.snapshot:
@@ -238,6 +238,16 @@ def _print_book(book: BookStatus) -> None:
         print(f"  {_lost(lost)}")
     for problem in book.problems:
         print(f"  ✗ {problem}")
+
+
+def _owner(book: BookStatus) -> str:
+    if not book.owner:
+        return "nobody"
+    if book.lease_s is None:
+        return f"{book.owner} (lease {NOT_ALLOWED})"
+    if book.lease_s == 0:
+        return f"{book.owner} (no lease)"
+    return f"{book.owner} (lease {book.lease_s:.1f} s)"
 
 
 def _lost(lost: LostTail) -> str:

@@ -72,6 +72,13 @@ class Operator(Protocol):
         """The server's clock, milliseconds since the epoch: the one that ids come from."""
         ...
 
+    async def lease_left_s(self, owner: str) -> float | None:
+        """How long the lease of the booking actor *owner* still lasts; 0.0 where it has none.
+
+        None where our user may not ask.
+        """
+        ...
+
     async def lost_tails(self, book: str) -> list[LostTail]:
         """What *book*'s log was seen to have lost, in failovers and restarts, oldest first."""
         ...

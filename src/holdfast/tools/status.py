@@ -51,6 +51,7 @@ class BookStatus(msgspec.Struct, frozen=True):
       last: The last input there is.
       lag: How many inputs are between.
       owner: Token of the booking actor that took the book over last; it may be gone.
+      lease_s: How long its lease still lasts, 0.0 where it has none; None where our user may not ask.
       snapshot: Position of the newest one, "" where there is none.
       snapshot_age_s: How long ago that was.
       since_snapshot: Inputs decided since then; -1 where there is none, or it was not looked.
@@ -66,6 +67,7 @@ class BookStatus(msgspec.Struct, frozen=True):
     lag: int = 0
     epoch: int = 0
     owner: str = ""
+    lease_s: float | None = 0.0
     version: int = 0
     digest: str = ""
     snapshot: str = ""
@@ -136,6 +138,7 @@ async def _look(log: Log, operator: Operator, book: str, late_s: float, quick: b
         lag=lag,
         epoch=record.epoch,
         owner=record.owner,
+        lease_s=await operator.lease_left_s(record.owner) if record.owner else 0.0,
         version=record.version,
         digest=record.digest,
         snapshot=record.snapshot,
