@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 import msgspec
 import trio
 
+from holdfast.actors.health import Health
 from holdfast.actors.ports import CommitUnknownError, LogUnavailableError, SupersededError
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Gate:
       stopping: It has been asked to stop.
       clock: Its clock, where it has one.
       troubled: The outside had another answer for it than one, or none for now.
+      health: What the process says of itself.
       on_crash: Called first when it crashes, so that its connection dies with it.
     """
 
@@ -146,6 +148,7 @@ class Gate:
         self.clock: SkewedClock | None = None
         self.was_paused = False
         self.troubled = False
+        self.health = Health()
         self.on_crash: Callable[[], None] | None = None
         self._scope = scope
         self._trace = trace

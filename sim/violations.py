@@ -44,6 +44,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "L5 clean stop": "a process that is asked to stop has ended within its grace",
     "L7 no deadlock": "there is always something that can happen",
     "L8 no orphan": "no money is on hold for a booking that does not want it",
+    "L9 health": "who got through to the log says so, also where it was away before",
     "no bug": "no process ends by an error that our own bug would cause",
 }
 """Name and sentence of each check."""

@@ -299,8 +299,16 @@ class World:
             unreported = slot.gate and self.checks.promises.unreported(slot.gate.name)
             if unreported:
                 return "S7 one outcome", unreported
-        owners = [slot.owner for slot in self._slots if slot.lives_now]
-        return self.checks.unrest(owners, over_ms)
+        lives = [slot for slot in self._slots if slot.lives_now]
+        check, why = self.checks.unrest([slot.owner for slot in lives], over_ms)
+        if check:
+            return check, why
+        for slot in lives:
+            assert slot.gate is not None
+            why = slot.gate.health.troubles.get("log", "")
+            if why:
+                return "L9 health", f"{slot.gate.name} says of the log that is well: {why}"
+        return "", ""
 
     async def _lose_leader(self) -> None:
         """Let a leader die for good: who stands by must lead all of its books in time."""
@@ -456,15 +464,19 @@ class World:
                 self.owners[slot.owner] = gate.name
                 assert gate.clock is not None
                 place = slot.name if options.places else ""
-                return BookingPorts(log, gate.clock, slot.owner, options.booking, place, rng)
+                return BookingPorts(
+                    log, gate.clock, slot.owner, options.booking, place, rng, gate.health
+                )
             case "payment":
                 calls_max = options.payment.concurrency_max
                 bound = self._bound(gate, "calls the provider", calls_max)
                 provider = GatedProvider(self.provider, gate, bound)
-                return PaymentPorts(log, provider, gate.name, options.payment, rng)
+                return PaymentPorts(log, provider, gate.name, options.payment, rng, gate.health)
             case "notification":
                 mailer = GatedMailer(self.mailer, gate)
-                return NotificationPorts(log, mailer, gate.name, options.notification, rng)
+                return NotificationPorts(
+                    log, mailer, gate.name, options.notification, rng, gate.health
+                )
 
     def _held_bound(self, kind: Kind, gate: Gate) -> Bound | None:
         """Of the actions that a process may hold: a read and a claim each fill the room they saw."""

@@ -19,6 +19,13 @@ _FENCE = "if _fenced(record, commit.epoch, commit.owner):"
 BUGS = [
     Bug(
         "commit",
+        "committed-and-not-said",
+        "A booking actor whose commit had to wait says for ever that the log is away.",
+        "outages",
+        edit(_Host, "_commit", 'self._patience.done("commit")', "pass"),
+    ),
+    Bug(
+        "commit",
         "no-fence",
         "A commit is written whoever holds the book.",
         "rivals",

@@ -193,6 +193,13 @@ BUGS = [
         ),
     ),
     Bug(
+        "executors",
+        "back-and-not-said",
+        "An executor that could not read says for ever that the log is away.",
+        "outages",
+        edit(Executor, "_read", 'self._health.well("log", doing="read")', "pass"),
+    ),
+    Bug(
         "payment",
         "no-answer-is-no",
         "Where no answer comes the payment is reported as declined.",
