@@ -86,6 +86,13 @@ async def _push(settings: Settings, book: str, new: NewInput, wait_s: float, as_
                 print(entry_id)
             return EXIT_GOOD
         outcome = await wait_outcome(log, book, entry_id, wait_s)
+        is_lost = outcome is None and not await _is_in_log(log, book, entry_id)
+    if is_lost:
+        raise CliError(
+            f"{entry_id} is not in the log of {book} any more, as after a failover that lost its "
+            "tail: push it again under the same key",
+            EXIT_FAILED,
+        )
     if outcome is None:
         raise CliError(
             f"{entry_id} is in the log of {book}, but was not decided within {wait_s:g} s: "
@@ -111,6 +118,17 @@ async def wait_outcome(log: Log, book: str, entry_id: str, wait_s: float) -> Out
             if book in found:  # of an input that came later: ours will never be there
                 return None
     return None
+
+
+async def _is_in_log(log: Log, book: str, entry_id: str) -> bool:
+    from holdfast.actors.ports import TailLostError
+    from holdfast.cli.follow import id_before
+
+    try:
+        found = await log.read_inputs({book: id_before(entry_id)}, 1, 0.0)
+    except TailLostError:
+        return False
+    return book in found and found[book][0].id == entry_id
 
 
 def _tell(book: str, outcome: OutcomeEntry, as_json: bool) -> None:
