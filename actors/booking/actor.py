@@ -71,6 +71,9 @@ RETAKE_S = 10.0
 RETAKE_S_MAX = 300.0
 """That time doubles up to this."""
 
+LEAD_AT_ONCE = 16
+"""Takeovers on their way at a time: each waits for the server's disk, which takes many at once."""
+
 
 _BOOK_ERRORS = (LogError, BookBugError, DivergedError, VersionError)
 """What ends the work on one book, and not on the others."""
@@ -351,11 +354,16 @@ class _Host:
         if free:
             # If ours was lost as well, whom we take a book from would take it back at once.
             await self._lease.hold()
-        for book in free:
-            try:
-                await self._lead(book, records[book])
-            except _BOOK_ERRORS as error:
-                self._give_up(book, error)
+        for start in range(0, len(free), LEAD_AT_ONCE):
+            async with trio.open_nursery() as nursery:
+                for book in free[start : start + LEAD_AT_ONCE]:
+                    nursery.start_soon(self._try_to_lead, book, records[book])
+
+    async def _try_to_lead(self, book: str, seen: CommitRecord) -> None:
+        try:
+            await self._lead(book, seen)
+        except _BOOK_ERRORS as error:
+            self._give_up(book, error)
 
     async def _read_records(self, books: Sequence[str]) -> dict[str, CommitRecord]:
         """The records of *books*; one that cannot be read ends the following of its book alone."""

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking.actor import RETAKE_S, BookingOptions
+from holdfast.actors.booking.actor import LEAD_AT_ONCE, RETAKE_S, BookingOptions
 from holdfast.actors.booking.lease import LOOKS, RENEWALS
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.ports import LogUnavailableError
@@ -54,6 +54,7 @@ class Process:
         self.ended = trio.Event()
         self.error: Exception | None = None
         self.away = False
+        self.take_over_s = 0.0
         self._log = log
         self._resumed = trio.Event()
         self._resumed.set()
@@ -93,6 +94,8 @@ class Process:
             if self.away:
                 await trio.lowlevel.checkpoint()
                 raise LogUnavailableError("away")
+            if name == "take_over":
+                await trio.sleep(self.take_over_s)
             answer = await real(*args, **kwargs)
             await self._resumed.wait()
             return answer
@@ -176,6 +179,26 @@ async def test_who_stands_by_leads_soon_after_the_leaders_lease_has_lapsed(
         assert LEASE_S * (1 - 1 / RENEWALS) <= took_s <= LEASE_S * (1 + 1 / LOOKS) + 0.1
         for book in books:
             await ask(log, book, "k")
+        second.stop.set()
+    for book in books:
+        await assert_sound(log, book)
+
+
+async def test_takeovers_of_many_books_wait_for_the_server_together(
+    autojump_clock: MockClock,
+) -> None:
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    books = [f"book{number}" for number in range(2 * LEAD_AT_ONCE)]
+    async with trio.open_nursery() as nursery:
+        first = Process(nursery, log, clock, "first")
+        await define(log, *books)
+        second = Process(nursery, log, clock, "second")
+        await trio.sleep(2 * LEASE_S)
+        second.take_over_s = 0.5
+        first.kill()
+        took_s = await led_by(log, "second", *books)
+        assert took_s <= LEASE_S * (1 + 1 / LOOKS) + 2 * second.take_over_s + 0.1
         second.stop.set()
     for book in books:
         await assert_sound(log, book)
