@@ -100,7 +100,7 @@ def test_a_failure_leaves_a_small_case_that_can_be_replayed(tmp_path: Path) -> N
     assert "S8 store" in said
     assert "none writes after a newer" in said
     assert "found by: holdfast sim rivals --seeds 0 --faults process" in said
-    assert "made smaller: 1 client events, 0 faults, 0 schedule deviations" in said
+    assert "made smaller: 1 client events, 1 faults, 0 schedule deviations" in said
     path = out / "rivals-0.json"
     assert f"again: holdfast sim --replay {path}" in said
     page = out / "rivals-0.html"
@@ -149,7 +149,7 @@ def test_a_case_that_holds_exits_0(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_fence")
 def test_until_failure_goes_on_beyond_the_seeds(tmp_path: Path) -> None:
-    arguments = ["--seeds", "0-0", "--faults", "none", "--until-failure", "--no-shrink", "--json"]
+    arguments = ["--seeds", "0-0", "--faults", "server", "--until-failure", "--no-shrink", "--json"]
     done = CliRunner().invoke(app, ["sim", "mixed", *arguments, "--out", str(tmp_path)])
     facts = msgspec.json.decode(done.stdout)
     assert done.exit_code == 1
