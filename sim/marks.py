@@ -44,6 +44,7 @@ MARKS: Final[Mapping[str, str]] = {
     "took_over_warm": "a booking actor took over a book that it had followed",
     "took_over_from_the_living": "a booking actor took over from one that was alive",
     "took_over_at_the_end": "who stood by led in time after the leader had died for good",
+    "handed_over_at_the_end": "who stood by led at the next look after the leader had stopped",
     "took_again": "a booking actor took over a book that it had led before",
     "took_over_backlog": "a booking actor took over while inputs waited to be decided",
     "restored_calls": "a takeover asked again about calls under way",

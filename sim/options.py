@@ -81,6 +81,7 @@ class Options(msgspec.Struct, frozen=True):
       books: How many books.
       booking_actors: How many at a time; a second one stands by.
       lose_leader: At the end who leads dies for good, and who stands by must lead.
+      stop_leader: Who leads is then stopped cleanly instead.
       places: The lives of a booking actor know each other, as those under a supervisor do.
       turns: The second booking actor starts only when the first one has ended.
       payment_executors: How many at a time.
@@ -97,6 +98,7 @@ class Options(msgspec.Struct, frozen=True):
     books: int
     booking_actors: int
     lose_leader: bool
+    stop_leader: bool
     places: bool
     turns: bool
     payment_executors: int
@@ -166,6 +168,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         books=1 + draws.chance("world.books", 0.15),
         booking_actors=1 + rivals,
         lose_leader=rivals and draws.chance("world.lose_leader", 0.5),
+        stop_leader=draws.chance("world.stop_leader", 0.3),
         places=draws.chance("world.places", 0.5),
         turns=scenario != "rivals" and draws.chance("world.turns", 0.2),
         payment_executors=draws.between("world.payment_executors", 1, 2),

@@ -41,9 +41,13 @@ ON: Final = "sweep.on()"
 """The draw that makes a world count the steps of its processes."""
 
 BASES: Final = (
-    Case(249, "rivals", (), why="rivals, declined, expired in flight, restored from a snapshot"),
-    Case(496, "rivals", (), why="rivals, cancelled while confirmed and in flight, declined"),
-    Case(582, "mixed", (), why="one booking actor, confirmed after its hold had expired, retried"),
+    Case(
+        582, "mixed", (), why="one booking actor, confirmed after its hold had expired, cancelled"
+    ),
+    Case(
+        170, "rivals", (), why="rivals, declined, calls asked about again after takeovers, retried"
+    ),
+    Case(107, "mixed", (), why="one booking actor, healed without any restart"),
 )
 """Worlds without faults, each small and rich: every place of theirs gets a fault of its own. Where what is
 drawn for a seed has changed, the tests ask for others."""

@@ -18,6 +18,7 @@ from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
 from holdfast.actors.booking.actor import RETAKE_S_MAX
 from holdfast.actors.booking.invariants import InvariantError
+from holdfast.actors.booking.lease import LOOKS
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.ports import LogError, LogTrimmedError, TailLostError
@@ -74,6 +75,9 @@ POLL_S: Final = 2.0
 POLL_S_MAX: Final = 60.0
 STOP_SLACK_S: Final = 1.0
 """What a clean stop may take beyond its grace: the time of calls under way."""
+
+HAND_OVER_SLACK_S: Final = 3.0
+"""What a takeover may take after the look at a lease that was given up: the time of its calls."""
 
 _BEGIN_MS_MAX: Final = 2_000
 
@@ -311,25 +315,35 @@ class World:
         return "", ""
 
     async def _lose_leader(self) -> None:
-        """Let a leader die for good: who stands by must lead all of its books in time."""
-        led = {self.log.book(book).record.owner for book in self.books}
+        """Let a leader die or stop for good: who stands by must lead all of its books in time."""
+        led = {book: self.log.book(book).record.owner for book in self.books}
+        led = {book: owner for book, owner in led.items() if owner}  # a failover may have lost one
         lives = [slot for slot in self._slots if slot.kind == "booking" and slot.gate is not None]
-        leader = next(slot for slot in lives if slot.owner in led)
+        leader = next((slot for slot in lives if slot.owner in led.values()), None)
         left = [slot for slot in lives if slot is not leader]
-        if not left:
+        if leader is None or not left:
             return
         assert leader.gate is not None
+        stops = self.options.stop_leader
+        if stops:
+            # Who found the log away judges nobody for so long; only then is this a matter of a look.
+            await trio.sleep(self.options.booking.lease_s)
         leader.gone = True
-        leader.gate.crash("for good")
         troubled = any(
             slot.gate is not None and (slot.gate.troubled or slot.gate.was_paused) for slot in left
         )
-        await trio.sleep(self._takeover_s(troubled))
+        if stops:
+            self.trace.note(leader.gate.name, "stop", "for good")
+            await self._stop_in_time(leader, leader.gate)
+        else:
+            leader.gate.crash("for good")
+        await trio.sleep(self._takeover_s(stops=stops, troubled=troubled))
         owners = [slot.owner for slot in left]
-        for book in self.books:
+        for book in led:
             if self.log.book(book).record.owner not in owners:
-                self.checks.fail("L3 leader", f"nobody took {book} over from its dead leader")
-        self.marks.hit("took_over_at_the_end")
+                gone = "stopped" if stops else "dead"
+                self.checks.fail("L3 leader", f"nobody took {book} over from its {gone} leader")
+        self.marks.hit("handed_over_at_the_end" if stops else "took_over_at_the_end")
         await self._rest()
         self.checks.at_rest()
 
@@ -341,13 +355,21 @@ class World:
             await trio.sleep(RECONCILE_AGAIN_S)
             await self._rest()
 
-    def _takeover_s(self, troubled: bool) -> float:
+    def _takeover_s(self, *, stops: bool, troubled: bool) -> float:
         """How long a takeover may take where nothing is wrong any more.
 
-        A lease is renewed at the last moment, seen by one look and missed by the next; and nobody judges
-        for a lease's time after the log was away. Who had other troubles may leave a book alone for long, and a sweep may pause who is left.
+        Who stops gives its lease up, and the next look misses it. Else a lease is renewed at the last
+        moment, seen by one look and missed by the next; and nobody judges for a lease's time after the
+        log was away. Who was superseded while it waited for an answer that never comes takes itself for
+        the leader until it gives that up. Who had other troubles may leave a book alone for long, and a
+        sweep may pause who is left.
         """
-        return 3 * self.options.booking.lease_s + (RETAKE_S_MAX if troubled else 0.0) + 1.0
+        options = self.options
+        lease_s = options.booking.lease_s
+        in_time_s = lease_s / LOOKS + HAND_OVER_SLACK_S if stops else 3 * lease_s + 1.0
+        if options.server.silent or options.server.partition:
+            in_time_s += options.booking.wait_s + options.connections.reply_s
+        return in_time_s + (RETAKE_S_MAX if troubled else 0.0)
 
     async def _close(self, processes: trio.Nursery) -> None:
         """Stop everything cleanly."""
@@ -440,7 +462,7 @@ class World:
             if violation is None:
                 violation = _ended_by(gate.name, error, len(self.trace.lines))
             raise ViolationError(violation) from error
-        if self._closing and slot.owner:
+        if self._closing and slot.owner and not gate.was_paused:
             upkeep.on_stopped(self.checks, slot.owner)
         return "stopped"
 

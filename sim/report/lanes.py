@@ -19,7 +19,7 @@ PROCESS: Final = re.compile(r"(booking|payment|notification)-\d+(\.\d+)?")
 _RANKS: Final = ("world", "customers", "others", "server", "booking", "payment", "provider",
                  "notification", "mailer", "more")  # fmt: skip
 _PLACES: Final = ("world", "server", "provider", "mailer")
-_READS: Final = ("read_", "wait_", "claim_", "keep_", "facts", "resolve")
+_READS: Final = ("read_", "wait_", "claim_", "keep_", "hold_", "facts", "resolve")
 
 
 class Lanes:

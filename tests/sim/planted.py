@@ -25,7 +25,16 @@ import msgspec
 from holdfast.sim import trace
 from holdfast.sim.run import run_world
 
-from .bugs import Bug, commits, copies, decisions, executors, restores, tools  # noqa: TID251 - our own package sim
+from .bugs import (  # noqa: TID251 - our own package sim
+    Bug,
+    commits,
+    copies,
+    decisions,
+    executors,
+    restores,
+    standbys,
+    tools,
+)
 
 PLANTED: dict[str, Bug] = {
     bug.name: bug
@@ -35,6 +44,7 @@ PLANTED: dict[str, Bug] = {
         *copies.BUGS,
         *executors.BUGS,
         *restores.BUGS,
+        *standbys.BUGS,
         *tools.BUGS,
     )
 }

@@ -178,7 +178,10 @@ def test_what_does_not_fail_so_cannot_be_shrunk(fails: str, sentence: str) -> No
 
 @pytest.mark.slow
 def test_a_bug_of_the_product_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commits are written whoever holds the book: two actors and the practice are enough to see it."""
+    """Commits are written whoever holds the book: two actors, the practice and a lease that vanishes show it.
+
+    As long as each lease is held, nobody takes a book from the living.
+    """
 
     def never(*_: object) -> bool:
         return False
@@ -186,7 +189,9 @@ def test_a_bug_of_the_product_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(memory_log, "_fenced", never)
     shrunk = shrink(Case(0, "rivals"))
     assert shrunk.case.check == "S8 store"
-    assert shrunk.size == Size(1, 0, 0)
-    assert cases.run_case(shrunk.case)[0].violation is not None
+    assert shrunk.size == Size(1, 1, 0)
+    failed, world = cases.run_case(shrunk.case)
+    assert failed.violation is not None
+    assert [world.trace.lines[number][2] for number in world.trace.faults] == ["evicted"]
     monkeypatch.undo()
     assert cases.run_case(shrunk.case)[0].violation is None

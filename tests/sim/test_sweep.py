@@ -21,7 +21,7 @@ RICH = (
     "confirmed_late", "cancelled_confirmed", "cancelled_in_flight", "superseded", "restored_calls",
     "took_over_backlog", "replayed_from_snapshot", "snapshot_saved", "healed_without_restart",
 )  # fmt: skip
-SMALL = 340
+SMALL = 280
 """Calls at most; a place costs a run."""
 
 SHORT = BASES[1]
@@ -97,7 +97,7 @@ def test_a_process_crashes_just_where_it_is_told_to() -> None:
     _, world = run_case(place.case())
     (struck,) = [gate for gate in world.lives if gate.struck]
     assert struck.name == f"{place.process}.{place.life}"
-    assert (len(struck.made), struck.made[-1]) == (place.number, "commit")
+    assert struck.made[place.number - 1] == "commit"  # a read may have begun since
     done = [(what, details) for _, who, what, details in world.trace.lines if who == struck.name]
     assert done[-1] == ("crash", "after commit")
     assert unused(place.case(), world) == []

@@ -102,8 +102,9 @@ BUGS = [
         edit(
             _Host,
             "_write",
-            '_log.warning("commit_waits", why=str(error))',
-            "return [None] * len(commits)",
+            "except LogUnavailableError as error:\n"
+            '            await self._patience.pause(tries, error, "commit")',
+            "except LogUnavailableError:\n            return [None] * len(commits)",
         ),
     ),
     Bug(
@@ -271,6 +272,8 @@ BUGS = [
         "The fence compares epochs, and not whose they are.",
         "rivals",
         (memory_log, "_fenced", lambda _: lambda record, epoch, owner: record.epoch != epoch),
+        rare="A failover must forget a takeover, and another actor take the book in the same epoch while "
+        "the first one lives; who stands by seldom does that before the first one is refused.",
     ),
     Bug(
         "reading",

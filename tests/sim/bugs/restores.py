@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from holdfast.actors.booking import machine
+from holdfast.actors.booking import actor, loading, machine
 from holdfast.actors.booking.actor import _Host
 from holdfast.actors.booking.book import Book
 from holdfast.actors.booking.machine import BookingMachine
@@ -14,10 +14,15 @@ from holdfast.actors.booking.runner import BookRunner
 from holdfast.transport.memory_log import MemoryLog
 
 from ..tier1 import planted as tier1  # noqa: TID251, TID252 - our own package sim
-from . import Bug, edit  # noqa: TID251 - our own package sim
+from . import Bug, Patch, edit  # noqa: TID251 - our own package sim
 
 _TIER1 = {bug.name: bug for bug in tier1.PLANTED}
 _NEWER = "if position > parse_id(record.position):"
+
+
+def _in_advance(old: str, new: str) -> list[Patch]:
+    """A patch of the replay to a record, for those who load a book and for those who take it over."""
+    return [edit(loading, "advance", old, new), edit(actor, "advance", old, new)]
 
 
 def _again(name: str, scenario: str) -> Bug:
@@ -98,9 +103,9 @@ BUGS = [
         "A booking actor begins from its snapshot and replays nothing.",
         "crashes",
         edit(
-            _Host,
-            "_load",
-            "while _order(runner.position) < _order(record.position):",
+            loading,
+            "advance",
+            "while order(runner.position) < order(record.position):",
             "runner.position = record.position\n    while False:",
         ),
     ),
@@ -109,29 +114,22 @@ BUGS = [
         "replays-too-far",
         "A takeover replays what nobody has decided yet.",
         "rivals",
-        edit(
-            _Host,
-            "_load",
-            "if _order(entry.id) <= _order(record.position)]\n",
-            "]\n",
-        ),
+        *_in_advance("if order(entry.id) <= order(record.position)]\n", "]\n"),
     ),
     Bug(
         "restore",
         "replay-has-effects",
         "A takeover does again what a replay says.",
         "crashes",
-        edit(
-            _Host,
-            "_load",
-            "runner.decide(entries)",
-            "self.__dict__.setdefault('_again', []).extend(runner.decide(entries).payments)",
+        *_in_advance(
+            "runner.replay(entries)",
+            "runner.__dict__.setdefault('_again', []).extend(runner.decide(entries).payments)",
         ),
         edit(
             _Host,
             "_decide_batch",
             "decided.payments,",
-            "self.__dict__.pop('_again', []) + decided.payments,",
+            "runner.__dict__.pop('_again', []) + decided.payments,",
         ),
     ),
     Bug(
@@ -141,7 +139,7 @@ BUGS = [
         "mixed",
         edit(
             _Host,
-            "_own",
+            "_lead",
             "self._owned[book] = _Owned(runner, record)",
             "record = msgspec.structs.replace(record, epoch=max(record.epoch - 1, 1))\n"
             "    self._owned[book] = _Owned(runner, record)",

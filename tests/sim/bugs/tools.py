@@ -194,11 +194,14 @@ BUGS = [
         "release-takes-over",
         "A process of another release takes a book over before it looks who decided it.",
         "upkeep",
+        edit(_Host, "_load", "check_version(book, record)", "pass"),
         edit(
             _Host,
-            "_own",
-            "_check_version(book, await self._patiently(self._log.read_record, book))",
+            "_lead",
+            "check_version(book, seen)",
             "pass",
+            "runner = await self._catch_up(runner, record)",
+            "check_version(book, record)\n    runner = await self._catch_up(runner, record)",
         ),
     ),
     Bug(
