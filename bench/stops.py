@@ -327,10 +327,12 @@ class World:
         customers = Customers(self._settings, self._stops.seed)
         async with trio.open_nursery() as nursery:
             await nursery.start(witness.watch)
-            self.processes += [Process(name, self._settings) for name in ("first", "second")]
             for book in BOOKS:
                 await self._log.append(book, [practice()])
+            # Two that begin at once may share the books, and then nobody ever leads them all.
+            self.processes.append(Process("first", self._settings))
             await self._wait_leader(None)
+            self.processes.append(Process("second", self._settings))
             nursery.start_soon(self.decisions.watch, self._log)
             async with trio.open_nursery() as living:
                 for number in range(CUSTOMERS):
