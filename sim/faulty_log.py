@@ -191,6 +191,7 @@ class FaultyLog:
         """See ``Log``."""
         check_reading(after, count)
         await self._tails.look()
+        self._tails.refuse_lost(after)
         found = await self._read(
             "read_inputs", wait_s, lambda: self._log.read_inputs(after, count, wait_s)
         )

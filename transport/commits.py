@@ -65,13 +65,18 @@ def superseded(book: str, epoch: int, held: int) -> SupersededError | TailLostEr
 def moved(commit: Commit, position: str) -> ForeignDataError | TailLostError:
     """The error where the record has our epoch and owner, and a position that is not ours."""
     if parse_id(position) < parse_id(commit.after):
-        return TailLostError(
-            f"the inputs of {commit.book} after {position} up to {commit.after} were decided, and "
-            "their decisions are in the log no more: it has lost its tail, so read it anew"
-        )
+        return forgotten(commit.book, position, commit.after)
     return ForeignDataError(
         f"the record of {commit.book} is at {position} and not at {commit.after}, though nobody "
         "took the book over: somebody else writes to our keys, find out who"
+    )
+
+
+def forgotten(book: str, kept: str, lost_to: str) -> TailLostError:
+    """The error where the log has the decisions up to *kept* only, and had those up to *lost_to*."""
+    return TailLostError(
+        f"the inputs of {book} after {kept} up to {lost_to} were decided, and their decisions are in "
+        "the log no more: it has lost its tail, so read it anew"
     )
 
 

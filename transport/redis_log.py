@@ -240,10 +240,11 @@ class RedisLog:
         """See ``Log.read_inputs``.
 
         Raises:
-          LogTrimmedError: Entries are gone.
+          LogTrimmedError: Entries are gone, or (TailLostError) their decisions are.
           ForeignDataError: The key has a wrong type, or an entry is too far ahead of the clock.
         """
         await self._tails.look()
+        self._tails.refuse_lost(after)
         found = await self._inputs.read(after, count, wait_s)
         if self._ahead is not None:
             found = await self._ahead.check(after, found)

@@ -25,13 +25,14 @@ import msgspec
 import structlog
 
 from holdfast.actors.ports import GENESIS, ForeignDataError, LogError, LogUnavailableError
+from holdfast.transport.commits import forgotten
 from holdfast.transport.connection import error_of
 from holdfast.transport.keys import book_keys, parse_id
 from holdfast.transport.redis_follow import stream_facts
 from holdfast.transport.server import parse_info
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from holdfast.transport.connection import Command, Reply
     from holdfast.transport.pool import Server
@@ -139,6 +140,7 @@ class TailWatch:
         self._server = server
         self._seen: dict[str, _Seen] = {}
         self._doubtful: dict[str, _Seen] = {}
+        self._forgotten: dict[str, LostTail] = {}  # whose reader is still to be told
         self._history: History | None = None
         self._losses = server.losses
         self._remember_at = -math.inf
@@ -222,11 +224,26 @@ class TailWatch:
             else:
                 found = [LostTail(book, *inputs, *decided, *cause_of(before, now))]
                 await self._report(found[0], keep=_later(*decided) != GENESIS)
+                if decided[0] != decided[1]:
+                    self._forgotten[book] = found[0]
         except LogError:
             self._doubtful.setdefault(book, _Seen()).add(doubtful.inputs, doubtful.decided)
             raise
         seen.inputs, seen.decided = _later(*kept[:2]), _later(*kept[2:])
         return found
+
+    def refuse_lost(self, books: Iterable[str]) -> None:
+        """Tell a reader of *books* that what it was told was decided is not; each loss once.
+
+        Where the inputs themselves are still there, nothing else would tell it: it would wait for the
+        next one, and leave those undecided that have lost their decisions.
+
+        Raises:
+          TailLostError: So it is, of one of them.
+        """
+        lost = [self._forgotten.pop(book) for book in books if book in self._forgotten]
+        if lost:
+            raise forgotten(lost[0].book, lost[0].decided_kept, lost[0].decided_lost_to)
 
     async def _kept(self, key: str, seen: str) -> str:
         """What a stream kept that has no entry up to *seen*: none of it, or all, if it was trimmed."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import hiredis
 import pytest
 
-from holdfast.actors.ports import GENESIS, LogUnavailableError
+from holdfast.actors.ports import GENESIS, LogUnavailableError, TailLostError
 from holdfast.transport.keys import parse_id
 from holdfast.transport.tails import LostTail, TailWatch
 
@@ -133,6 +133,18 @@ async def test_what_others_trimmed_away_is_not_lost() -> None:
     server, watch = await watching()
     server.losses, server.inputs, server.outcomes = 1, ["7-0"], ["6-0", "7-0"]
     assert await watch.look() == server.reports == []
+
+
+async def test_a_reader_is_told_once_that_decisions_are_gone() -> None:
+    """Their inputs may still be there: then it would wait for the next one, and decide none of them."""
+    server, watch = await watching()
+    watch.refuse_lost(["demo"])
+    server.losses = 1
+    await watch.look()
+    watch.refuse_lost(["other"])
+    with pytest.raises(TailLostError, match="after 2-0 up to 4-0 were decided"):
+        watch.refuse_lost(["other", "demo"])
+    watch.refuse_lost(["demo"])
 
 
 async def test_who_only_looks_on_keeps_no_report_with_the_book() -> None:
