@@ -35,8 +35,9 @@ def unrest(checks: Checks, owners: Sequence[str], over_ms: int) -> tuple[str, st
     for book, shadow in checks.shadows.items():
         held = checks.server.book(book)
         record = held.record
-        if not held.inputs.added and checks.failover:
-            continue  # the whole book is lost
+        known = book in checks.server.registered and held.inputs.added
+        if not known and checks.failover:
+            continue  # the whole book is lost, whatever its executors may still report
         if not held.inputs.added:
             return "L2 no lag", f"nobody has defined {book}"
         if record.owner not in owners:
