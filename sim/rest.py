@@ -35,8 +35,8 @@ def unrest(checks: Checks, owners: Sequence[str], over_ms: int) -> tuple[str, st
     for book, shadow in checks.shadows.items():
         held = checks.server.book(book)
         record = held.record
-        known = book in checks.server.registered and held.inputs.added
-        if not known and checks.failover:
+        known = book in checks.server.registered or any(one.key for one in held.inputs.entries)
+        if checks.failover and not (known and held.inputs.added):
             continue  # the whole book is lost, whatever its executors may still report
         if not held.inputs.added:
             return "L2 no lag", f"nobody has defined {book}"
