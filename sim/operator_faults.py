@@ -41,6 +41,7 @@ TOOL_MARKS: Final[Mapping[str, str]] = {
     "tool_letter_retried": "a tool put a dead letter right and sent it again",
     "tool_letter_retried_mattered": "a dead letter that was sent again was decided",
     "tool_other_release": "a process of another release refused books that were decided already",
+    "tool_history_changed": "a tool noticed that the server failed over or was restarted meanwhile",
     "tool_unavailable": "a tool ended since the server was away",
     "tool_refused": "a tool said why it cannot be done",
 }

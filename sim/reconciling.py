@@ -8,22 +8,24 @@ books as if nothing had been lost.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from holdfast.actors.ports import LogError, ProviderUnavailableError
+from holdfast.sim.tool_log import ToolLog
 from holdfast.tools import reconcile as tool
-from holdfast.transport.memory_operator import MemoryOperator
+from holdfast.tools.errors import ToolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from holdfast.actors.ports import Log, Provider, ProviderAnswer
+    from holdfast.actors.ports import Provider, ProviderAnswer
     from holdfast.sim.checks import Checks
     from holdfast.sim.draws import Draws
-    from holdfast.sim.history import RecordingLog
     from holdfast.sim.marks import Marks
+    from holdfast.sim.server import SimServer
     from holdfast.sim.trace import Trace
     from holdfast.tools.reconcile import Reconciled
 
@@ -38,8 +40,7 @@ class Reconciling:
     """One world's reconciliations.
 
     Args:
-      connect: Opens a connection under a name.
-      log: The truth, for what the tool reads by the operators' port.
+      server: Where the books are.
       provider: The world's.
       checks: Told of each release beforehand.
       draws: When it is done.
@@ -50,8 +51,7 @@ class Reconciling:
 
     def __init__(
         self,
-        connect: Callable[[str], Log],
-        log: RecordingLog,
+        server: SimServer,
         provider: Provider,
         checks: Checks,
         draws: Draws,
@@ -59,9 +59,9 @@ class Reconciling:
         trace: Trace,
         books: Sequence[str],
     ) -> None:
-        self._connect = connect
-        self._operator = MemoryOperator(log)
+        self._server = server
         self._provider = _Told(provider, checks)
+        self._checks = checks
         self._draws = draws
         self._marks = marks
         self._trace = trace
@@ -76,11 +76,11 @@ class Reconciling:
             return
         await trio.sleep(self._draws.below("reconcile.ms", WAIT_S_MAX * 1000, number) / 1000)
         wait_s = self._draws.below("reconcile.wait_s", WAIT_S_MAX, number)
-        log = self._connect(f"reconcile-{number}")
+        log = self._open(number)
         for book in self._books:
             try:
                 await self._reconcile(log, book, wait_s)
-            except (LogError, ProviderUnavailableError) as error:
+            except (LogError, ToolError, ProviderUnavailableError) as error:
                 self._trace.note("operator", "gave up", f"reconcile {book}: {type(error).__name__}")
 
     async def at_rest(self) -> bool:
@@ -91,12 +91,16 @@ class Reconciling:
           ProviderUnavailableError: The provider does not answer.
         """
         self._runs += 1
-        log = self._connect(f"reconcile-{self._runs}")
+        log = self._open(self._runs)
         results = [await self._reconcile(log, book, 0) for book in self._books]
         return any(result.orphans or result.differing for result in results)
 
-    async def _reconcile(self, log: Log, book: str, wait_s: float) -> Reconciled:
-        provider, operator = self._provider, self._operator
+    def _open(self, number: int) -> ToolLog:
+        tell = partial(self._checks.fail, "S15 no live effect")
+        return ToolLog(self._server, f"reconcile-{number}", ("append",), tell)
+
+    async def _reconcile(self, log: ToolLog, book: str, wait_s: float) -> Reconciled:
+        provider, operator = self._provider, log.operator
         first = await tool.find_orphans(log, operator, provider, book)
         self._marks.hit("reconciled")
         if first.settled:

@@ -1,9 +1,8 @@
 """The tools of the simulated world's operator: those of ``holdfast.tools``, beside a live book.
 
-Each tool has a connection of its own, which suffers what connections suffer: the server is away in the
-middle, fails over, or the book changes hands. What a tool then says must be an error of its own kind;
-what it says where nothing was lost must be so. A connection lets only those requests through that
-its tool says it makes: whatever else would change the server is a violation.
+Each tool has a connection of its own (``tool_log``), which suffers what connections suffer: the server is
+away in the middle, fails over, or the book changes hands. What a tool then says must be an error of its own
+kind; whatever else it says must be so, unless the server fails over just as it is said.
 
 Exports are imported elsewhere: on a second server, with troubles of its own.
 """
@@ -17,20 +16,21 @@ import msgspec
 import trio
 
 from holdfast.actors.booking.runner import BookBugError, VersionError
-from holdfast.actors.ports import GENESIS, LogError, LogUnavailableError, SupersededError
+from holdfast.actors.ports import GENESIS, LogError, LogUnavailableError
 from holdfast.bootstrap import BookingPorts, run_with
 from holdfast.sim.crowd import Acknowledged
-from holdfast.sim.faulty_log import FaultyLog
 from holdfast.sim.leaks import LeakError
 from holdfast.sim.memory_files import MemoryFolder
 from holdfast.sim.releases import OtherRelease
 from holdfast.sim.server import SimServer, fingerprint
+from holdfast.sim.tool_log import ToolLog
 from holdfast.sim.trace import TooManyEventsError
 from holdfast.sim.violations import ViolationError
 from holdfast.tools.archive import Archive
 from holdfast.tools.compare import compare
 from holdfast.tools.errors import ToolError
 from holdfast.tools.export import export_log
+from holdfast.tools.history import HistoryChangedError
 from holdfast.tools.letters import read_letters, retry_letter
 from holdfast.tools.replay import replay
 from holdfast.tools.restore import restore_log
@@ -39,13 +39,11 @@ from holdfast.tools.sources import ArchiveSource, LogSource
 from holdfast.tools.status import book_status
 from holdfast.tools.trim import require_archived, trimmable
 from holdfast.transport.keys import parse_id
-from holdfast.transport.memory_operator import MemoryOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from holdfast.actors.booking.actor import BookingOptions
-    from holdfast.actors.ports import Snapshot
     from holdfast.sim.checks import Checks
     from holdfast.sim.crowd import Crowd
     from holdfast.sim.draws import Draws
@@ -54,8 +52,7 @@ if TYPE_CHECKING:
     from holdfast.sim.trace import Trace
     from holdfast.tools.letters import Letter
     from holdfast.tools.replay import Replay
-    from holdfast.transport.memory_log import MemoryBook, MemoryLog
-    from holdfast.transport.memory_operator import Weight
+    from holdfast.transport.memory_log import MemoryBook
 
 _T = TypeVar("_T")
 
@@ -75,57 +72,18 @@ _IMPORTS: Final = tuple(
     f"operator_{op}" for op in ("prepare", "write", "finish", "register", "abandon")
 )
 
+_MAY: Final = {
+    "keep": ("save_snapshot",),
+    "tidy": ("operator_trim",),
+    "letters": ("operator_retry", "operator_drop"),
+}
+"""What a tool asks for beside what only looks."""
+
 _ALARMS: Final = (
     *("does not give what", "decided otherwise", "altered", "damaged", "cut short"),
     "it would come back",
 )
 """What a tool may say only where something was lost or spoilt; letters are put right here."""
-
-
-class _ToolLog(FaultyLog):
-    """The log as one tool sees it; counts what befalls the tool."""
-
-    def __init__(self, server: SimServer, tool: str, marks: Marks) -> None:
-        super().__init__(server, tool)
-        self._marks = marks
-
-    async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
-        """See ``Log``."""
-        try:
-            await super().save_snapshot(book, snapshot, epoch, owner)
-        except SupersededError:
-            self._marks.hit("tool_superseded")
-            raise
-
-
-class _ToolOperator(MemoryOperator):
-    """What a tool may do beside the log, over its connection.
-
-    Args:
-      connection: The tool's.
-      on_change: Called with a request that was to look only, and changed something.
-    """
-
-    def __init__(
-        self, connection: FaultyLog, server: SimServer, on_change: Callable[[str], None]
-    ) -> None:
-        super().__init__(server.log)
-        self._connection = connection
-        self._on_change = on_change
-
-    async def _request(
-        self, op: str, weight: Weight, ask: Callable[[MemoryLog], _T], *, again: bool = False
-    ) -> _T:
-        if weight == "read":
-            ask = partial(self._look, op, ask)
-        return await self._connection.request(op, weight, ask, again=again)
-
-    def _look(self, op: str, ask: Callable[[MemoryLog], _T], log: MemoryLog) -> _T:
-        before = fingerprint(log)
-        found = ask(log)
-        if fingerprint(log) != before:
-            self._on_change(op)
-        return found
 
 
 class Toolbox:
@@ -183,21 +141,26 @@ class Toolbox:
         Raises:
           ViolationError: It said what is not so, or ended by an error that is none of its own.
         """
+        log = self._open(f"{tool}-{number}", _MAY.get(tool, ()))
         try:
-            await getattr(self, tool)(book, number)
+            await getattr(self, tool)(log, book, number)
         except LogUnavailableError as error:
             self._ended(tool, "unavailable", error)
+        except HistoryChangedError as error:
+            self._ended(tool, "history_changed", error)
         except (ToolError, LogError) as error:
             self._ended(tool, "refused", error)
             if any(alarm in str(error) for alarm in _ALARMS):
-                self._tell("tools", f"{tool} of {book}: {error}")
+                self._tell(log, "tools", f"{tool} of {book}: {error}")
         except BookBugError as error:
             self._ended(tool, "refused", error)
-            self._tell("no bug", f"{tool} of {book}: {error}")
+            self._tell(log, "no bug", f"{tool} of {book}: {error}")
         except (ViolationError, LeakError, TooManyEventsError):
             raise
         except Exception as error:
             self._checks.fail("no bug", f"{tool} of {book}: {type(error).__name__}: {error}")
+        if log.superseded:
+            self._marks.hit("tool_superseded")
 
     def _ended(self, tool: str, how: str, error: Exception) -> None:
         self._marks.hit(f"tool_{how}")
@@ -207,106 +170,89 @@ class Toolbox:
         self._marks.hit(f"tool_{what}")
         self._trace.fault("operator", f"tool {what}", details)
 
-    def _tell(self, check: str, what: str) -> None:
-        """Fail the world, unless a failover made what a tool read a mixture of two histories."""
-        if not self._checks.failover:
+    def _tell(self, log: ToolLog, check: str, what: str) -> None:
+        """Fail the world, unless what was read over *log* is of a history that is over by now."""
+        if log.is_of_now:
             self._checks.fail(check, what)
 
-    def _open(
-        self, name: str, may: Sequence[str] = (), server: SimServer | None = None
-    ) -> tuple[FaultyLog, MemoryOperator]:
+    def _open(self, name: str, may: Sequence[str] = (), server: SimServer | None = None) -> ToolLog:
         """A tool's connection, which lets the requests *may* through and others that only look."""
-        server = server or self._server
-        log = _ToolLog(server, f"operator-{name}", self._marks)
-
-        def on_request(op: str, weight: Weight) -> None:
-            if weight != "read" and op not in may:
-                self._checks.fail("S15 no live effect", f"{name} asked for {op}")
-
-        def on_change(op: str) -> None:
-            self._checks.fail(
-                "S15 no live effect", f"{name} only looked, and {op} changed something"
-            )
-
-        log.on_request = on_request
-        return log, _ToolOperator(log, server, on_change)
+        tell = partial(self._checks.fail, "S15 no live effect")
+        return ToolLog(server or self._server, name, may, tell)
 
     # -- looking -------------------------------------------------------------
 
-    async def look(self, book: str, number: int) -> None:
+    async def look(self, log: ToolLog, book: str, number: int) -> None:
         """``status``; ``replay`` of all, with ``--until-violation``, and of a part, with ``--to``."""
-        await self.inspect(book, number)
+        await self.inspect(log, book, number)
         self._did("looked", book)
 
-    async def inspect(self, book: str, number: int) -> None:
+    async def inspect(self, log: ToolLog, book: str, number: int) -> None:
         """What ``look`` does, and no mark of it: at the end of the world it tells nothing new."""
-        log, operator = self._open(f"look-{number}")
-        status = await book_status(log, operator, book, late_s=LATE_S)
-        self._same(book, "status", status.position, status.digest)
+        status = await book_status(log, log.operator, book, late_s=LATE_S)
+        self._same(log, book, "status", status.position, status.digest)
         if any("lost its tail" in problem for problem in status.problems):
-            self._tell("tools", f"{book}: status says {status.problems}")
-        source = await LogSource.open(log, book, operator=operator)
+            self._tell(log, "tools", f"{book}: status says {status.problems}")
+        source = await LogSource.open(log, book, operator=log.operator)
         whole = await replay(source, until_violation=True, tell=_tell)
-        self._replayed(book, whole)
+        self._replayed(log, book, whole)
         commits = self._log.of(book).commits
         if commits:
             to = self._draws.pick("tools.to", commits, book, number).commit.position
-            source = await LogSource.open(log, book, operator=operator)
-            self._replayed(book, await replay(source, to=to, tell=_tell))
+            source = await LogSource.open(log, book, operator=log.operator)
+            self._replayed(log, book, await replay(source, to=to, tell=_tell))
 
-    def _replayed(self, book: str, result: Replay) -> None:
+    def _replayed(self, log: ToolLog, book: str, result: Replay) -> None:
         if result.violated or result.parted:
             what = f"violated {result.violated}, parted {result.parted or 'nowhere'}"
-            self._tell("tools", f"replay of {book} to {result.position}: {what}")
-        self._same(book, "replay", result.position, result.digest)
+            self._tell(log, "tools", f"replay of {book} to {result.position}: {what}")
+        self._same(log, book, "replay", result.position, result.digest)
 
-    def _same(self, book: str, tool: str, position: str, digest: str) -> None:
+    def _same(self, log: ToolLog, book: str, tool: str, position: str, digest: str) -> None:
         """Make sure that *digest* is the one with which the book came to *position*."""
         known = self._checks.shadows[book].digests.get(position, digest)
         if known != digest:
-            self._tell("tools", f"{tool} of {book} says {digest} at {position}, not {known}")
+            self._tell(log, "tools", f"{tool} of {book} says {digest} at {position}, not {known}")
 
     # -- archiving -----------------------------------------------------------
 
-    async def archive(self, book: str, number: int) -> None:
+    async def archive(self, log: ToolLog, book: str, number: int) -> None:
         """``export``, ``replay FILE --diff BOOK``, and ``import`` on another server."""
-        log, operator = self._open(f"archive-{number}")
-        archive = await self._export(log, operator, book, f"archive-{number}")
-        source = await LogSource.open(log, book, operator=operator)
+        archive = await self._export(log, book, f"archive-{number}")
+        source = await LogSource.open(log, book, operator=log.operator)
         difference = await compare(ArchiveSource(archive), source, tell=_tell)
         if difference.first:
-            self._tell("tools", f"the export of {book} differs from it: {difference}")
+            self._tell(log, "tools", f"the export of {book} differs from it: {difference}")
         self._did("exported", f"{book} {archive.header.last}")
-        await self._import(book, archive, f"{book}-copy-{number}")
+        await self._import(log, book, archive, f"{book}-copy-{number}")
 
-    async def copy(self, book: str, number: int) -> None:
+    async def copy(self, log: ToolLog, book: str, number: int) -> None:
         """``export``, and ``deadletters list``."""
-        log, operator = self._open(f"copy-{number}")
-        await read_letters(operator, book, 100)
-        await self._export(log, operator, book, f"copy-{number}")
+        await read_letters(log.operator, book, 100)
+        await self._export(log, book, f"copy-{number}")
 
-    async def _export(
-        self, log: FaultyLog, operator: MemoryOperator, book: str, name: str, to: str = ""
-    ) -> Archive:
+    async def _export(self, log: ToolLog, book: str, name: str, to: str = "") -> Archive:
         file = self._folder.file(f"{book}-{name}")
-        header, problem = await export_log(log, book, file, to=to, operator=operator, tell=_tell)
+        header, problem = await export_log(
+            log, book, file, to=to, operator=log.operator, tell=_tell
+        )
         archive = Archive(file)
         inputs = [archived.entry for archived in archive.inputs()]
         if to and header.last != to:
-            self._tell("tools", f"the export of {book} up to {to} ends at {header.last}")
+            self._tell(log, "tools", f"the export of {book} up to {to} ends at {header.last}")
         if problem or inputs != self._checks.between(book, header.after, header.last):
             self._tell(
-                "tools", f"the export of {book} up to {header.last} is not its log: {problem}"
+                log, "tools", f"the export of {book} up to {header.last} is not its log: {problem}"
             )
-        self._same(book, "export", header.last, header.link)
+        self._same(log, book, "export", header.last, header.link)
         return archive
 
-    async def _import(self, book: str, archive: Archive, name: str) -> None:
+    async def _import(self, log: ToolLog, book: str, archive: Archive, name: str) -> None:
         server = self._elsewhere or self._open_elsewhere()
-        operator = self._open(f"import-{name}", _IMPORTS, server)[1]
+        elsewhere = self._open(f"import-{name}", _IMPORTS, server)
         for attempt in range(ATTEMPTS_MAX):
             try:
-                await restore_log(archive, operator, name, _tell, _agree)
+                await restore_log(archive, elsewhere.operator, name, _tell, _agree)
                 break
             except LogUnavailableError:
                 self._marks.hit("tool_unavailable")
@@ -321,7 +267,7 @@ class Toolbox:
         if held is None or not held.inputs.added:
             return
         if not _has_lost(server):
-            self._check_copy(book, archive, name, server)
+            self._check_copy(log, book, archive, name, server)
         self._did("imported", f"{book} {archive.header.last} {name}")
         await self._serve_copy(book, name, server)
         if not _has_lost(server):
@@ -344,7 +290,9 @@ class Toolbox:
             self._elsewhere.heal()
         return self._elsewhere
 
-    def _check_copy(self, book: str, archive: Archive, name: str, server: SimServer) -> None:
+    def _check_copy(
+        self, log: ToolLog, book: str, archive: Archive, name: str, server: SimServer
+    ) -> None:
         """Make sure that a book that was imported is there as a whole."""
         header, held = archive.header, server.log.book(name)
         fail = partial(self._checks.fail, "tools")
@@ -357,18 +305,18 @@ class Toolbox:
         decided = max(header.after, min(header.decided, header.last, key=parse_id), key=parse_id)
         if held.record.position != decided and not held.record.owner:
             fail(f"the import of {book} is at {held.record.position}, not at {decided}")
-        self._same(book, "import", held.record.position, held.record.digest)
+        self._same(log, book, "import", held.record.position, held.record.digest)
         outcomes = self._log.whole_outcomes(book)
         if any(outcomes.get(parse_id(one.id)) != one for one in held.outcomes.entries):
-            self._tell("tools", f"the import of {book} has other outcomes than the book")
+            self._tell(log, "tools", f"the import of {book} has other outcomes than the book")
 
     async def _serve_copy(self, book: str, name: str, server: SimServer) -> None:
         """Let a booking actor take the copy over and go on with it for a while."""
         stop = trio.Event()
         token = f"{self._draws.keyed('tools.owner', book, name):032x}"
-        log = server.connect(f"booking-{name}")
+        leads = server.connect(f"booking-{name}")
         rng = self._draws.generator("tools.booking", token)
-        ports = BookingPorts(log, server.clock, token, self._booking, rng=rng)
+        ports = BookingPorts(leads, server.clock, token, self._booking, rng=rng)
 
         async def serve() -> None:
             try:
@@ -398,28 +346,26 @@ class Toolbox:
 
     # -- keeping -------------------------------------------------------------
 
-    async def keep(self, book: str, number: int) -> None:
+    async def keep(self, log: ToolLog, book: str, number: int) -> None:
         """``snapshot``, into the log."""
-        log, _ = self._open(f"keep-{number}", ("save_snapshot",))
-        kept = await save_snapshot(log, book, _tell)
-        self._same(book, "snapshot", kept.position, kept.digest)
+        kept = await save_snapshot(log, log.operator, book, _tell)
+        self._same(log, book, "snapshot", kept.position, kept.digest)
         self._did("kept", f"{book} {kept.position}")
         if kept.saved:
             self._marks.hit("tool_kept_mattered")
 
-    async def tidy(self, book: str, number: int) -> None:
+    async def tidy(self, log: ToolLog, book: str, number: int) -> None:
         """``export``, and ``trim --archive FILE``."""
-        log, operator = self._open(f"tidy-{number}", ("operator_trim",))
         # Sometimes somebody takes an export that is too old.
         commits = self._log.of(book).commits
         old = commits and self._draws.chance("tools.old", 0.3, book, number)
         to = self._draws.pick("tools.until", commits, book, number).commit.position if old else ""
-        archive = await self._export(log, operator, book, f"tidy-{number}", to)
-        going = await trimmable(operator, book)
+        archive = await self._export(log, book, f"tidy-{number}", to)
+        going = await trimmable(log.operator, book)
         if not going.keep:
             return
-        await require_archived(operator, archive, going, _tell)
-        removed = await operator.trim(book, going.keep)
+        await require_archived(log.operator, archive, going, _tell)
+        removed = await log.operator.trim(book, going.keep, going.history)
         self._did("tidied", f"{book} {removed}")
         if removed["inputs"]:
             self._marks.hit("tool_tidied_mattered")
@@ -427,18 +373,18 @@ class Toolbox:
             first, keep = parse_id(going.first), parse_id(going.keep)
             for entry in self._checks.between(book, GENESIS, going.keep):
                 if first <= parse_id(entry.id) < keep and entry.id not in archived:
-                    self._tell("tools", f"{book}: {entry.id} was trimmed and is in no archive")
+                    self._tell(log, "tools", f"{book}: {entry.id} was trimmed and is in no archive")
 
-    async def release(self, book: str, number: int) -> None:
+    async def release(self, log: ToolLog, book: str, number: int) -> None:
         """Start a booking actor of another release: it refuses the books, and leaves them alone."""
 
         def on_take_over(taken: str) -> None:
             self._checks.fail("releases", f"another release took {taken} over")
 
-        log = OtherRelease(self._server, f"release-{number}", on_take_over)
+        other = OtherRelease(self._server, f"release-{number}", on_take_over)
         owner = f"{self._draws.keyed('tools.release', book, number):032x}"
         rng = self._draws.generator("tools.release", book, number)
-        ports = BookingPorts(log, self._server.clock, owner, self._booking, rng=rng)
+        ports = BookingPorts(other, self._server.clock, owner, self._booking, rng=rng)
         with trio.move_on_after(RELEASE_S):
             try:
                 await run_with(ports, trio.Event())
@@ -447,32 +393,29 @@ class Toolbox:
 
     # -- dead letters --------------------------------------------------------
 
-    async def letters(self, book: str, number: int) -> None:
+    async def letters(self, log: ToolLog, book: str, number: int) -> None:
         """``deadletters list``, then ``retry`` or ``drop`` of one."""
-        log, operator = self._open(f"letters-{number}", ("operator_retry", "operator_drop"))
-        found = await read_letters(operator, book, 100)
+        found = await read_letters(log.operator, book, 100)
         if not found:
             return
         letter = self._draws.pick("tools.letter", found, book, number)
         if self._draws.chance("tools.drop", 0.25, book, number):
-            dropped = await operator.drop_letters(book, [letter.id])
+            dropped = await log.operator.drop_letters(book, [letter.id])
             if dropped > 1:
                 self._checks.fail("tools", f"{dropped} letters of {book} were dropped, not one")
             if dropped:
                 self._did("letter_dropped", f"{book} {letter.id}")
             return
-        await self._retry(log, operator, book, letter)
+        await self._retry(log, book, letter)
 
-    async def _retry(
-        self, log: FaultyLog, operator: MemoryOperator, book: str, letter: Letter
-    ) -> None:
+    async def _retry(self, log: ToolLog, book: str, letter: Letter) -> None:
         """Put a letter right and send it again; somebody else may do so at the same time."""
         key = f"letter-{letter.id}"
         kind, body = self._command
         changes = {"type": kind, "body": body.decode(), "key": key, "by": "service:letters"}
         self._sent_again[book, letter.id] = key
         sent = self._trace.note("service:letters", "send", f"{book} {kind} {key}")
-        _, input_id = await retry_letter(operator, book, letter.id, changes, dry=False)
+        _, input_id = await retry_letter(log.operator, book, letter.id, changes, dry=False)
         order = self._trace.note("service:letters", "sent", input_id)
         self._crowd.acknowledged.append(Acknowledged(book, input_id, key, sent, order))
         self._did("letter_retried", f"{book} {letter.id} {input_id}")

@@ -215,8 +215,7 @@ class World:
             self.toolbox,
         )
         self.reconciling = Reconciling(
-            self.server.connect_client,
-            self.log,
+            self.server,
             self.provider,
             self.checks,
             draws,

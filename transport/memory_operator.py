@@ -33,6 +33,7 @@ from holdfast.transport.operator import (
     exists_error,
     letter_gone_error,
     meddled_error,
+    other_history_error,
 )
 
 if TYPE_CHECKING:
@@ -147,6 +148,15 @@ class MemoryOperator:
 
         return await self._request("operator_lease", "read", ask, again=True)
 
+    async def history(self) -> str:
+        """See ``Operator``."""
+        return await self._request("operator_history", "read", self._history_of, again=True)
+
+    def _history_of(self, log: MemoryLog) -> str:
+        """The name of the history that *log* goes on with: there is one, where nothing fails over."""
+        del log
+        return "memory"
+
     async def lost_tails(self, book: str) -> list[LostTail]:
         """See ``Operator``. None: what watches for losses watches a real server's connections."""
         return []
@@ -173,11 +183,18 @@ class MemoryOperator:
 
         return await self._request("operator_needed", "read", ask, again=True)
 
-    async def trim(self, book: str, keep: str) -> dict[StreamName, int]:
+    async def trim(self, book: str, keep: str, history: str = "") -> dict[StreamName, int]:
         """See ``Operator``."""
-        return await self._request(
-            "operator_trim", "light", lambda log: log.trim_nowait(book, keep)
-        )
+
+        def ask(log: MemoryLog) -> dict[StreamName, int] | None:
+            if history and history != self._history_of(log):
+                return None
+            return log.trim_nowait(book, keep)
+
+        removed = await self._request("operator_trim", "light", ask)
+        if removed is None:
+            raise other_history_error(book)
+        return removed
 
     # -- restoring a log ---------------------------------------------------
 

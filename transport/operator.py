@@ -27,8 +27,9 @@ from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, lease_k
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_follow import read_command
 from holdfast.transport.scripts import Script
+from holdfast.transport.server import parse_info
 from holdfast.transport.snapshots import DamagedSnapshotError, pack_snapshot, unpack_snapshot
-from holdfast.transport.tails import read_losses
+from holdfast.transport.tails import history_of, read_losses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -201,6 +202,15 @@ class Operator:
             return None
         raise error_of(reply, "looking at a lease")
 
+    async def history(self) -> str:
+        """See ``Operator``."""
+        (reply,) = await self._server.run([("INFO", "replication")], again=True)
+        if not isinstance(reply, hiredis.ReplyError):
+            return history_of(parse_info(reply)).id
+        if str(reply).startswith("NOPERM"):
+            return ""
+        raise error_of(reply, "asking for the server's history")
+
     async def lost_tails(self, book: str) -> list[LostTail]:
         """See ``Operator``."""
         return await read_losses(self._server, book)
@@ -284,13 +294,15 @@ class Operator:
             older = min(older, named[b"last-delivered-id"].decode("ascii"), key=parse_id)
         return "" if older == GENESIS else older
 
-    async def trim(self, book: str, keep: str) -> dict[StreamName, int]:
-        """``Log.trim``, but keep the input *keep* and all after it, whatever may be trimmed by then."""
+    async def trim(self, book: str, keep: str, history: str = "") -> dict[StreamName, int]:
+        """See ``Operator``."""
         keys = book_keys(book)
         names = (keys.commit, keys.inputs, keys.outcomes, keys.payments, keys.notifications)
-        call = ScriptCall(scripts.TRIM, names, ("", "", *_ACTIONS, keep))
+        call = ScriptCall(scripts.TRIM, names, ("", "", *_ACTIONS, keep, history))
         reply = (await self._server.call_scripts([call]))[0]
         if isinstance(reply, hiredis.ReplyError):
+            if str(reply).startswith("HF_HISTORY"):
+                raise other_history_error(book)
             raise error_of(reply, f"trimming {book}")
         streams: tuple[StreamName, ...] = ("inputs", "outcomes", *_ACTIONS)
         return dict(zip(streams, map(int, reply), strict=True))
@@ -437,6 +449,14 @@ def exists_error(book: str) -> LogError:
 def letter_gone_error(book: str, letter: str) -> LogError:
     """Somebody was faster."""
     return LogError(f"the dead letter {letter} of {book} is no longer there")
+
+
+def other_history_error(book: str) -> LogError:
+    """What may be trimmed was looked for in another history."""
+    return LogError(
+        f"the server of {book} failed over or was restarted, so what was compared may be of another "
+        "log: nothing was trimmed, do it again"
+    )
 
 
 def action_gone_error(letter: str) -> LogError:

@@ -239,10 +239,14 @@ TRIM: Final = Script(
     _COMMON,
     """
 -- KEYS: commit, inputs, outcomes, payments, notifications. ARGV: for each stream the group without
--- which it is not trimmed, or nothing; then, where an operator asks for it, the first input to keep.
--- Returns entries removed from the four.
+-- which it is not trimmed, or nothing; then, where an operator asks for it, the first input to keep and
+-- the history that it was looked for in, or nothing. Returns entries removed from the four.
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream'})
 if bad then return bad end
+if ARGV[6] and ARGV[6] ~= '' then
+  local now = string.match(call('INFO', 'replication'), 'master_replid:(%x+)')
+  if now ~= ARGV[6] then return redis.error_reply('HF_HISTORY ' .. (now or 'unknown')) end
+end
 local older = call('HGET', KEYS[1], 'snapshot_before') or ''
 if older ~= '' and ARGV[5] and below(ARGV[5], older) then older = ARGV[5] end
 

@@ -14,6 +14,7 @@ from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE
 from holdfast.tools.replay import replay
 from holdfast.tools.snapshots import make_snapshot, save_snapshot
 from holdfast.tools.sources import LogSource
+from holdfast.transport.operator import Operator, open_operator
 from holdfast.transport.redis_log import open_redis_log
 from holdfast.transport.server import EmbeddedServer, ServerConfig
 
@@ -21,7 +22,7 @@ from .books import ask, decide_all, entries_of, make_book, requests
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -43,6 +44,13 @@ def told(result: Result) -> Any:  # noqa: ANN401 - whatever was printed
 
 def ignore(_done: int, _total: int) -> None:
     """Progress that nobody looks at."""
+
+
+@pytest.fixture
+async def operator(server_url: str) -> AsyncIterator[Operator]:
+    """What operators may do on the real server."""
+    async with open_operator(server_url) as operator:
+        yield operator
 
 
 def go_on(url: str, book: str, count: int) -> None:
@@ -98,7 +106,9 @@ def test_a_book_whose_log_says_something_else_gets_no_snapshot(
     assert "does not give what its commit record says" in failed.stderr
 
 
-async def test_a_snapshot_beside_the_owner_disturbs_nobody(redis_log: RedisLog, book: str) -> None:
+async def test_a_snapshot_beside_the_owner_disturbs_nobody(
+    redis_log: RedisLog, operator: Operator, book: str
+) -> None:
     stop = trio.Event()
     options = BookingOptions(wait_s=0.05, snapshot_inputs=40)
     await redis_log.append(book, requests(5))
@@ -116,14 +126,14 @@ async def test_a_snapshot_beside_the_owner_disturbs_nobody(redis_log: RedisLog, 
             await redis_log.read_outcomes({book: "0-0"}, 1, 10)
             for seed in range(20):
                 await redis_log.append(book, requests(20, seed=seed))
-                saved += (await save_snapshot(redis_log, book, ignore)).saved
+                saved += (await save_snapshot(redis_log, operator, book, ignore)).saved
             stop.set()
     record = await redis_log.read_record(book)
     assert (record.epoch, record.owner) == (1, "owner")
     assert saved > 0
     found = await replay(await LogSource.open(redis_log, book), to=record.position, tell=ignore)
     assert found.digest == record.digest
-    snapshot, _, replayed = await make_snapshot(redis_log, book, ignore)
+    snapshot, _, replayed = await make_snapshot(redis_log, operator, book, ignore)
     assert (snapshot.digest, replayed) == (record.digest, 0)
 
 
@@ -147,6 +157,7 @@ def test_what_goes_must_be_in_the_export(
     assert going["removed"] is None
     assert going["trimmable"] == {
         "book": book, "keep": first.position, "inputs": 31, "first": ids[0],
+        "history": ask(server_url, "INFO", "replication")["master_replid"],
     }  # fmt: skip
     missing = invoke("trim", book, "--archive", early, "--yes", "--redis", server_url)
     assert missing.exit_code == EXIT_FAILED
@@ -172,8 +183,6 @@ def test_an_operator_trims_no_further_than_was_compared(
     server_url: str, new_book: Callable[[], str]
 ) -> None:
     """A snapshot that the owner writes meanwhile lets the server trim more."""
-    from holdfast.transport.operator import open_operator
-
     book = new_book()
     make_book(server_url, book, requests(10))
     go_on(server_url, book, 10)

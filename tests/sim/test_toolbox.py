@@ -32,8 +32,9 @@ def test_every_tool_is_used_beside_a_live_book_and_harms_nothing() -> None:
         result, _ = run_world(seed, "upkeep", groups)
         assert result.violation is None, seed
         seen |= dict.fromkeys(result.marks)
-    # A takeover between two requests of a tool takes a hundred worlds.
-    assert [name for name in TOOL_MARKS if name not in seen] == ["tool_superseded"]
+    # A takeover between two requests of a tool takes a hundred worlds, and nobody fails over here.
+    missed = [name for name in TOOL_MARKS if name not in seen]
+    assert missed == ["tool_superseded", "tool_history_changed"]
 
 
 @pytest.mark.slow
@@ -52,9 +53,9 @@ def test_a_tool_that_only_looks_and_writes_is_noticed(monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_a_tool_that_writes_more_than_it_says_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    async def eager(log: Any, book: str, tell: Any) -> Any:  # noqa: ANN401
+    async def eager(log: Any, operator: Any, book: str, tell: Any) -> Any:  # noqa: ANN401
         await log.trim(book)
-        return await save_snapshot(log, book, tell)
+        return await save_snapshot(log, operator, book, tell)
 
     monkeypatch.setattr(toolbox, "save_snapshot", eager)
     found = violations(range(4))

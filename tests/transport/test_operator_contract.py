@@ -182,8 +182,14 @@ async def test_trimming_keeps_what_the_older_snapshot_and_the_operator_need(
     assert snapshot is not None
     assert snapshot.position == older.position
     entries = await place.operator.read(book, "inputs", GENESIS, 100)
+    with pytest.raises(LogError, match="nothing was trimmed, do it again"):
+        await place.operator.trim(book, entries[2].id, "another history")
+    assert len(await place.operator.read(book, "inputs", GENESIS, 100)) == len(entries)
     assert (await place.operator.trim(book, entries[2].id))["inputs"] == 2
-    assert (await place.operator.trim(book, newer.position))["inputs"] == len(entries) - 4
+    history = await place.operator.history()
+    assert history
+    removed = await place.operator.trim(book, newer.position, history)
+    assert removed["inputs"] == len(entries) - 4
     (first, *_) = await place.operator.read(book, "inputs", GENESIS, 1)
     assert first.id == older.position
 

@@ -58,10 +58,11 @@ def check(
 
 
 async def _check(settings: Settings, book: str, ledger: bool) -> Report:
-    from holdfast.bootstrap import open_provider
+    from holdfast.bootstrap import open_operator, open_provider
     from holdfast.cli.checks import Checker
     from holdfast.cli.follow import require_book
     from holdfast.cli.service import log_to_look_at
+    from holdfast.tools.history import look_until_steady
 
     async with AsyncExitStack() as stack:
         found, log = await stack.enter_async_context(
@@ -76,7 +77,8 @@ async def _check(settings: Settings, book: str, ledger: bool) -> Report:
                     "or check the rest with --no-ledger"
                 )
             provider = await stack.enter_async_context(open_provider(found))
-        return await Checker(log, provider, book).run()
+        operator = await stack.enter_async_context(open_operator(found))
+        return await look_until_steady(operator, book, lambda: Checker(log, provider, book).run())
 
 
 def _print(report: Report) -> None:

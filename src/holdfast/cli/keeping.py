@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -65,20 +66,21 @@ def snapshot(
         settings = settings_of(data, redis, config)
 
     async def main() -> int:
+        from holdfast.bootstrap import open_operator
         from holdfast.cli.follow import require_book
         from holdfast.cli.progress import progress_shown
         from holdfast.cli.service import log_to_look_at
         from holdfast.tools.snapshots import save_snapshot, write_snapshot_file
 
-        async with log_to_look_at(settings) as (_, log):
+        async with log_to_look_at(settings) as (found, log), open_operator(found) as operator:
             await require_book(log, book)
             if to is None and not await confirmed(f"A snapshot of {book} goes into its log", yes):
                 return EXIT_FAILED
             with progress_shown(f"deciding {book}") as show:
                 if to is None:
-                    done = await save_snapshot(log, book, show)
+                    done = await save_snapshot(log, operator, book, show)
                 else:
-                    done = await write_snapshot_file(log, book, to, show)
+                    done = await write_snapshot_file(log, operator, book, to, show)
         if as_json:
             print_json(done)
         elif to is None and not done.saved:
@@ -151,7 +153,7 @@ def trim(
                     await require_archived(operator, Archive(archive), going, show)
             if not await confirmed(f"{going.inputs} inputs of {book} go for good", yes):
                 return EXIT_FAILED
-            removed = await operator.trim(book, going.keep)
+            removed = await operator.trim(book, going.keep, going.history)
         if as_json:
             print_json({"trimmable": going, "removed": removed})
         else:
@@ -222,22 +224,28 @@ async def _tell_drained(settings: Settings, as_json: bool) -> int:
     import trio
 
     from holdfast.actors.booking.lease import LOOKS
+    from holdfast.bootstrap import open_operator
     from holdfast.cli.follow import count_after
     from holdfast.cli.service import log_to_look_at
+    from holdfast.tools.history import look_until_steady
 
     if settings.redis_url is not None:  # others may be there, and take over when they look
         await trio.sleep(2 * settings.booking.lease_s / LOOKS)
-    books: list[dict[str, object]] = []
-    good = True
-    async with log_to_look_at(settings) as (_, log):
-        for book in await log.wait_books(0, 0):
+    async with log_to_look_at(settings) as (found, log), open_operator(found) as operator:
+
+        async def look(book: str) -> dict[str, object]:
             record = await log.read_record(book)
             lag = await count_after(log, book, record.position)
             led = bool(await log.read_leases([record.owner]))
             drained = record.snapshot == record.position and not led
-            good = good and drained
             facts = {"book": book, "position": record.position, "digest": record.digest}
-            books.append({**facts, "waiting": lag, "led": led, "drained": drained})
+            return {**facts, "waiting": lag, "led": led, "drained": drained}
+
+        books = [
+            await look_until_steady(operator, book, partial(look, book))
+            for book in await log.wait_books(0, 0)
+        ]
+    good = all(one["drained"] for one in books)
     if as_json:
         print_json({"drained": good, "books": books})
         return EXIT_GOOD if good else EXIT_FAILED

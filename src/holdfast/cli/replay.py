@@ -153,7 +153,7 @@ class _Opener:
         if snapshot in ("", "newest"):
             return await LogSource.open(log, name, newest=bool(snapshot), operator=operator)
         _, begin = await read_snapshot_file(Path(snapshot))
-        return await LogSource.open(log, name, begin)
+        return await LogSource.open(log, name, begin, operator=operator)
 
     async def _open_log(self) -> tuple[Log, Operator]:
         from holdfast.bootstrap import open_operator

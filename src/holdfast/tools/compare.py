@@ -17,6 +17,7 @@ import trio
 from holdfast.actors.ports import GENESIS
 from holdfast.machine.digest import first_difference
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import one_history
 from holdfast.tools.replay import TURN_EVERY
 from holdfast.tools.sources import runner_of
 from holdfast.transport.keys import parse_id
@@ -97,7 +98,13 @@ async def compare(left: Source, right: Source, *, to: str = "", tell: Tell) -> D
     Raises:
       ToolError: One of them ends before the other one begins.
       BookBugError: The machine failed on an input of one of them.
+      HistoryChangedError: The server of a live book failed over meanwhile.
     """
+    async with one_history(left.history, right.history):
+        return await _compare(left, right, to, tell)
+
+
+async def _compare(left: Source, right: Source, to: str, tell: Tell) -> Difference:
     async with aclosing(left.inputs()) as of_left, aclosing(right.inputs()) as of_right:
         a, b = _Side(left, of_left), _Side(right, of_right)
         await a.fetch()

@@ -9,6 +9,7 @@ from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.ports import GENESIS
 from holdfast.tools.archive import ArchiveWriter, Begin
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import one_history
 from holdfast.tools.sources import LogSource, runner_of
 from holdfast.transport.codec import decode_input
 from holdfast.transport.keys import parse_id
@@ -55,8 +56,8 @@ async def export_log(
 
     Raises:
       ToolError: There is no such book or no such range, or the file exists.
+      HistoryChangedError: The server failed over meanwhile; there is no file.
     """
-    record = await log.read_record(book)
     source = await LogSource.open(log, book, newest=newest, operator=operator)
     runner = runner_of(source)
     if after != GENESIS and parse_id(runner.position) > parse_id(after):
@@ -65,18 +66,11 @@ async def export_log(
             "export what comes after them"
         )
     exporter = _Exporter(runner, path, parse_id(after), parse_id(to) if to else None)
-    if source.begin is not None:
-        exporter.passed_entry = await _entry_at(operator, book, runner.position)
-    read = 0
     try:
-        async with aclosing(source.inputs()) as inputs:
-            async for entry, _ in inputs:
-                read += 1
-                if read % TELL_EVERY == 0:
-                    tell(read, source.size)
-                # Where it begins with a snapshot all are counted, to know how many were before it.
-                if not exporter.take(entry) and source.begin is None:
-                    break
+        async with one_history(source.history):
+            if source.begin is not None:
+                exporter.passed_entry = await _entry_at(operator, book, runner.position)
+            await _read(source, exporter, tell)
         writer = exporter.writer
         if writer is None:
             raise ToolError(f"book {book} has no inputs in that range")
@@ -86,8 +80,8 @@ async def export_log(
         header = writer.finish(
             book=book,
             before=before,
-            decided=record.position,
-            epoch=record.epoch,
+            decided=source.record.position,
+            epoch=source.record.epoch,
             machine=runner.machine.version,
             link="" if exporter.problem else runner.digest,
         )
@@ -95,6 +89,18 @@ async def export_log(
         if exporter.writer is not None:
             exporter.writer.close()
     return header, exporter.problem
+
+
+async def _read(source: LogSource, exporter: _Exporter, tell: Tell) -> None:
+    read = 0
+    async with aclosing(source.inputs()) as inputs:
+        async for entry, _ in inputs:
+            read += 1
+            if read % TELL_EVERY == 0:
+                tell(read, source.size)
+            # Where it begins with a snapshot all are counted, to know how many were before it.
+            if not exporter.take(entry) and source.begin is None:
+                break
 
 
 class _Exporter:

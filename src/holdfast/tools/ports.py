@@ -79,6 +79,13 @@ class Operator(Protocol):
         """
         ...
 
+    async def history(self) -> str:
+        """The name of the history that the server goes on with; "" where our user may not ask.
+
+        It is another one after each failover and each restart.
+        """
+        ...
+
     async def lost_tails(self, book: str) -> list[LostTail]:
         """What *book*'s log was seen to have lost, in failovers and restarts, oldest first."""
         ...
@@ -91,8 +98,13 @@ class Operator(Protocol):
         """The first input that must be kept: trimming goes no further; "" where all must be."""
         ...
 
-    async def trim(self, book: str, keep: str) -> dict[StreamName, int]:
-        """``Log.trim``, but keep the input *keep* and all after it, whatever may be trimmed by then."""
+    async def trim(self, book: str, keep: str, history: str = "") -> dict[StreamName, int]:
+        """``Log.trim``, but keep the input *keep* and all after it, whatever may be trimmed by then.
+
+        Raises:
+          LogError: The server goes on with another history than *history*; "" for any. Nothing is
+            trimmed.
+        """
         ...
 
     # -- restoring a log ---------------------------------------------------

@@ -17,6 +17,7 @@ call has an idempotency key of its own, so that doing it twice does it once.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -27,6 +28,7 @@ from holdfast.actors.booking.messages import PaymentResult
 from holdfast.actors.booking.wire import encode_message
 from holdfast.actors.ports import NewInput
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import look_until_steady
 from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
 
@@ -125,7 +127,13 @@ async def find_orphans(log: Log, operator: Operator, provider: Provider, book: s
     Raises:
       ProviderUnavailableError: It does not answer.
       LogError: The log cannot be read.
+      HistoryChangedError: The server failed over again and again.
     """
+    look = partial(_find_orphans, log, operator, provider, book)
+    return await look_until_steady(operator, book, look)
+
+
+async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: str) -> Reconciled:
     ledger = await provider.ledger(f"{book}:")
     runner = await decided_to(log, book, (await log.facts(book, "inputs")).last_id, check=True)
     known = {payment.payment for payment in views.payments(runner.state)}

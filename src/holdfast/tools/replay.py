@@ -12,6 +12,7 @@ import trio
 from holdfast.actors.booking.invariants import full_scan
 from holdfast.actors.booking.runner import BookBugError, BookRunner
 from holdfast.actors.ports import GENESIS
+from holdfast.tools.history import one_history
 from holdfast.tools.sources import runner_of
 from holdfast.transport.keys import parse_id
 
@@ -71,7 +72,13 @@ async def replay(
 
     Raises:
       BookBugError: The machine failed on an input, without *until_violation*.
+      HistoryChangedError: The server of a live book failed over meanwhile.
     """
+    async with one_history(source.history):
+        return await _replay(source, to, until_violation, tell)
+
+
+async def _replay(source: Source, to: str, until_violation: bool, tell: Tell) -> Replay:
     runner = runner_of(source)
     begin = runner.position
     codes: Counter[str] = Counter()

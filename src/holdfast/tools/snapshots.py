@@ -9,6 +9,7 @@ where it saved a newer one meanwhile, that one stays. Where nobody leads it is t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.ports import GENESIS, Snapshot, SupersededError
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import look_until_steady
 from holdfast.tools.sources import decided_to
 from holdfast.transport.snapshots import (
     DamagedSnapshotError,
@@ -25,9 +27,8 @@ from holdfast.transport.snapshots import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from holdfast.actors.ports import CommitRecord, Log
+    from holdfast.tools.ports import File, Operator
     from holdfast.tools.sources import Tell
 
 ATTEMPTS_MAX: Final = 3
@@ -53,13 +54,19 @@ class SnapshotResult(msgspec.Struct, frozen=True):
     saved: bool
 
 
-async def make_snapshot(log: Log, book: str, tell: Tell) -> tuple[Snapshot, CommitRecord, int]:
+async def make_snapshot(
+    log: Log, operator: Operator, book: str, tell: Tell
+) -> tuple[Snapshot, CommitRecord, int]:
     """The book at the position of its commit record, and how many inputs were decided for it.
 
     Raises:
-      ToolError: Nothing is decided yet, another release decides, or the log does not give what the
-        record says.
+      ToolError: Nothing is decided yet, another release decides, the log does not give what the
+        record says, or the server failed over again and again.
     """
+    return await look_until_steady(operator, book, partial(_make, log, book, tell))
+
+
+async def _make(log: Log, book: str, tell: Tell) -> tuple[Snapshot, CommitRecord, int]:
     record = await log.read_record(book)
     if record.position == GENESIS:
         raise ToolError(
@@ -85,14 +92,14 @@ async def make_snapshot(log: Log, book: str, tell: Tell) -> tuple[Snapshot, Comm
     return runner.snapshot(), record, replayed
 
 
-async def save_snapshot(log: Log, book: str, tell: Tell) -> SnapshotResult:
+async def save_snapshot(log: Log, operator: Operator, book: str, tell: Tell) -> SnapshotResult:
     """Write a snapshot of *book* into the log, beside whoever leads it.
 
     Raises:
       ToolError: See :func:`make_snapshot`; or the book changes hands again and again.
     """
     for _ in range(ATTEMPTS_MAX):
-        snapshot, record, replayed = await make_snapshot(log, book, tell)
+        snapshot, record, replayed = await make_snapshot(log, operator, book, tell)
         try:
             await log.save_snapshot(book, snapshot, record.epoch, record.owner)
         except SupersededError:
@@ -106,42 +113,46 @@ async def save_snapshot(log: Log, book: str, tell: Tell) -> SnapshotResult:
     )
 
 
-async def write_snapshot_file(log: Log, book: str, path: Path, tell: Tell) -> SnapshotResult:
+async def write_snapshot_file(
+    log: Log, operator: Operator, book: str, path: File, tell: Tell
+) -> SnapshotResult:
     """Write a snapshot of *book* into the new file *path*; the log stays as it is.
 
     Raises:
       ToolError: See :func:`make_snapshot`; or there is such a file.
     """
     _require_new(path)
-    snapshot, _, replayed = await make_snapshot(log, book, tell)
+    snapshot, _, replayed = await make_snapshot(log, operator, book, tell)
     data = _MAGIC + book.encode() + b"\n" + await pack_snapshot(snapshot)
     _write(path, data)
     position, link = snapshot.position, snapshot.digest
     return SnapshotResult(book, position, link, replayed, len(data), saved=False)
 
 
-def _require_new(path: Path) -> None:
+def _require_new(path: File) -> None:
     if path.exists():
         raise ToolError(f"{path} exists already: name a new file")
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: File, data: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            file.write(data)
         part.rename(path)
     except OSError as error:
         raise ToolError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: File) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read()
     except OSError as error:
         raise ToolError(f"cannot read {path}: {error.strerror}") from None
 
 
-def is_snapshot(path: Path) -> bool:
+def is_snapshot(path: File) -> bool:
     """Whether *path* begins like a file of :func:`write_snapshot_file`."""
     try:
         with path.open("rb") as file:
@@ -150,7 +161,7 @@ def is_snapshot(path: Path) -> bool:
         return False
 
 
-async def read_snapshot_file(path: Path) -> tuple[str, Snapshot]:
+async def read_snapshot_file(path: File) -> tuple[str, Snapshot]:
     """The book's name and the snapshot in *path*.
 
     Raises:

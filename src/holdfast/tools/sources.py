@@ -9,6 +9,7 @@ import trio
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import BATCH_MAX, GENESIS, InputEntry, LogTrimmedError
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import History, one_history
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
@@ -33,12 +34,14 @@ class Source(Protocol):
       book: The book's name.
       begin: The book before the first input; None for a book without any.
       size: How many inputs there are, for progress; 0 where that is not known.
+      history: Of the server that has them; None for a file.
     """
 
     name: str
     book: str
     begin: Snapshot | None
     size: int
+    history: History | None
 
     def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
         """Each input with the link after it, "" where that is not known."""
@@ -55,9 +58,11 @@ class LogSource:
         begin: Snapshot | None,
         facts: StreamFacts,
         record: CommitRecord,
+        history: History | None,
     ) -> None:
         self._log = log
         self.record = record
+        self.history = history
         self._last = facts.last_id
         self.name = self.book = book
         self.begin = begin
@@ -77,11 +82,25 @@ class LogSource:
         """The book from *begin*, its newest snapshot, or its first input.
 
         A book whose first inputs were trimmed away begins with its oldest snapshot, which an
-        *operator* can read; else with its newest.
+        *operator* can read; else with its newest. Without one nobody notices a failover either.
 
         Raises:
           ToolError: There is no such book, or nothing to begin from.
         """
+        history = None if operator is None else await History.begin(operator, book)
+        async with one_history(history):
+            return await cls._open(log, book, begin, newest, operator, history)
+
+    @classmethod
+    async def _open(
+        cls,
+        log: Log,
+        book: str,
+        begin: Snapshot | None,
+        newest: bool,
+        operator: Operator | None,
+        history: History | None,
+    ) -> LogSource:
         record = await log.read_record(book)
         facts = await log.facts(book, "inputs")
         if not facts.added:
@@ -97,7 +116,7 @@ class LogSource:
                     "no snapshot yet" if newest else "inputs were trimmed and no snapshot is left"
                 )
                 raise ToolError(f"book {book} has nothing to begin from: {what}")
-        return cls(log, book, begin, facts, record)
+        return cls(log, book, begin, facts, record, history)
 
     async def inputs(self) -> AsyncGenerator[tuple[InputEntry, str]]:
         """See :class:`Source`.
@@ -125,6 +144,8 @@ class LogSource:
 class ArchiveSource:
     """An exported log."""
 
+    history: History | None = None
+
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self.name = str(archive.path)
@@ -146,6 +167,8 @@ class ArchiveSource:
 
 class SnapshotSource:
     """A snapshot without anything after it."""
+
+    history: History | None = None
 
     def __init__(self, name: str, book: str, snapshot: Snapshot) -> None:
         self.name = name

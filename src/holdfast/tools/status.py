@@ -5,12 +5,14 @@ Ages are by the server's clock, which the ids come from; this machine's may diff
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from holdfast.actors.booking import views
 from holdfast.actors.ports import BATCH_MAX, ActionStream, LogError, LogUnavailableError
+from holdfast.tools.history import HistoryChangedError, look_until_steady
 from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
 from holdfast.transport.tails import LostTail
@@ -96,11 +98,15 @@ async def book_status(
     Raises:
       LogUnavailableError: The server is away, or does not let us read.
     """
+    look = partial(_look, log, operator, book, late_s, quick)
     try:
-        return await _look(log, operator, book, late_s, quick)
+        return await look_until_steady(operator, book, look)
     except LogUnavailableError:
         raise
-    except LogError as error:  # of this book alone: the others are looked at too
+    except (
+        LogError,
+        HistoryChangedError,
+    ) as error:  # of this book alone: the others are looked at too
         return BookStatus(book, problems=[str(error)])
 
 

@@ -2,7 +2,8 @@
 
 The server never trims past the older of the two kept snapshots, nor past what a group still needs.
 But the history goes: the book can no longer be decided from its first input. So an operator names the
-export that has it, and each input that would go is compared with the export's.
+export that has it, and each input that would go is compared with the export's. The server trims in the
+history alone in which that was done: after a failover the same ids may be of other inputs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from holdfast.actors.ports import GENESIS
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import History, one_history
 from holdfast.transport.codec import decode_input
 from holdfast.transport.keys import parse_id
 
@@ -35,24 +37,32 @@ class Trimmable(msgspec.Struct, frozen=True):
       keep: The first input that is kept, "" where all are.
       inputs: How many would go, and the outcomes with them.
       first: The first of them, "" where there is none.
+      history: The history of the server in which that is so.
     """
 
     book: str
     keep: str
     inputs: int
     first: str
+    history: str
 
 
 async def trimmable(operator: Operator, book: str) -> Trimmable:
-    """What could be trimmed of *book* now."""
-    keep = await operator.least_needed(book)
+    """What could be trimmed of *book* now.
+
+    Raises:
+      HistoryChangedError: The server failed over meanwhile.
+    """
+    history = await History.begin(operator, book)
     first, count = "", 0
-    if keep:
-        async with aclosing(_going(operator, book, keep)) as going:
-            async for entry in going:
-                first = first or entry.id
-                count += 1
-    return Trimmable(book, keep, count, first)
+    async with one_history(history):
+        keep = await operator.least_needed(book)
+        if keep:
+            async with aclosing(_going(operator, book, keep)) as going:
+                async for entry in going:
+                    first = first or entry.id
+                    count += 1
+    return Trimmable(book, keep, count, first, history.name)
 
 
 async def require_archived(
@@ -62,7 +72,13 @@ async def require_archived(
 
     Raises:
       ToolError: One is missing there, or is another one, or the file is damaged anywhere.
+      HistoryChangedError: The server failed over since.
     """
+    async with one_history(History(operator, going.book, going.history)):
+        await _compare(operator, archive, going, tell)
+
+
+async def _compare(operator: Operator, archive: Archive, going: Trimmable, tell: Tell) -> None:
     if archive.header.book != going.book:
         raise ToolError(f"{archive.path} is of book {archive.header.book}, not of {going.book}")
     archived = archive.inputs()

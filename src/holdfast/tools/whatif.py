@@ -22,6 +22,7 @@ from holdfast.actors.ports import InputEntry
 from holdfast.config.practices import POLICY_FIELDS
 from holdfast.config.sources import did_you_mean, read_toml
 from holdfast.tools.errors import ToolError
+from holdfast.tools.history import one_history
 from holdfast.tools.replay import code_of
 from holdfast.tools.sources import runner_of
 from holdfast.transport.keys import parse_id
@@ -126,7 +127,15 @@ async def what_if(
 
     Raises:
       BookBugError: The machine failed on an input.
+      HistoryChangedError: The server of a live book failed over meanwhile.
     """
+    async with one_history(source.history):
+        return await _what_if(source, policies, since, to, tell)
+
+
+async def _what_if(
+    source: Source, policies: dict[str, object], since: str, to: str, tell: Tell
+) -> WhatIf:
     was, other = runner_of(source), runner_of(source)
     first, last = parse_id(since or "0-0"), parse_id(to) if to else None
     changes: Counter[tuple[str, str]] = Counter()

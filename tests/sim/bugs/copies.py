@@ -141,7 +141,7 @@ BUGS = [
         "mixed",
         edit(
             reconcile,
-            "find_orphans",
+            "_find_orphans",
             'answer.status not in ("authorized", "captured")',
             'answer.status != "captured"',
         ),
@@ -151,7 +151,7 @@ BUGS = [
         "releases-what-is-wanted",
         "The reconciler takes every payment for an orphan that is on hold.",
         "mixed",
-        edit(reconcile, "find_orphans", "if name in known or", "if", "if why:", "if True:"),
+        edit(reconcile, "_find_orphans", "if name in known or", "if", "if why:", "if True:"),
     ),
     Bug(
         "reconcile",

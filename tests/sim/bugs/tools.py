@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 from holdfast.actors.booking.actor import _Host
-from holdfast.sim import toolbox
-from holdfast.tools import export, letters, restore
+from holdfast.tools import export, letters, restore, trim
+from holdfast.tools.history import History
 from holdfast.tools.sources import LogSource
 from holdfast.transport import memory_log, memory_operator
 from holdfast.transport.memory_log import MemoryLog
@@ -62,7 +62,19 @@ BUGS = [
         "trims-without-archive",
         "What goes is not compared with the export.",
         "upkeep",
-        edit(toolbox, "require_archived", "if held is None or held.entry != entry:", "if False:"),
+        edit(trim, "_compare", "if held is None or held.entry != entry:", "if False:"),
+    ),
+    Bug(
+        "tools",
+        "mixes-histories",
+        "A tool does not look whether the server failed over while it read.",
+        "upkeep",
+        edit(
+            History,
+            "require_same",
+            "if await self._operator.history() != self.name:",
+            "if False:",
+        ),
     ),
     Bug(
         "tools",
@@ -121,7 +133,7 @@ BUGS = [
         "upkeep",
         edit(
             LogSource,
-            "open",
+            "_open",
             "record = await log.read_record(book)",
             "record = await log.take_over(book, 'replay')",
         ),
