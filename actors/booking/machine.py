@@ -156,7 +156,7 @@ def _command(
     if not asked.key:
         details = "X-Idempotency-Key header is required for booking operations"
         return Refused("Validation failed", details, "idempotency_key_required", input_id), False
-    name = (asked.by, type(command).__name__, asked.key)
+    name = f"{asked.by} {type(command).__name__} {asked.key}"
     known = book.keys.get(name)
     if known is not None and known.until_ms > now:
         if known.digest == asked.digest:

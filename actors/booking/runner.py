@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from holdfast.actors.booking import wire
+from holdfast.actors.booking import collector, wire
 from holdfast.actors.booking.invariants import check_touched
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.messages import Accepted, BookTakenOver, Notify, Refused, TakenOver
@@ -86,7 +86,9 @@ class BookRunner:
                     f"book {book}: the snapshot at {snapshot.position} is of machine version "
                     f"{snapshot.version}, this is {self.machine.version}: drain with the old release"
                 )
-            self.state = self.machine.decode(snapshot.state)
+            state = snapshot.state
+            with collector.at_rest(len(state)):
+                self.state = self.machine.decode(state)
             self.position = snapshot.position
             self._chain = Chain(snapshot.digest)
 

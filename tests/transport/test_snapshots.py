@@ -40,7 +40,7 @@ async def test_whole_states_and_those_in_pieces_have_the_same_form(size: int) ->
         assert line == b"holdfast-snapshot 1"
         head = zlib.decompressobj()
         assert msgspec.msgpack.decode(head.decompress(rest)) == [
-            *(snapshot.position, snapshot.version, snapshot.digest)
+            *(snapshot.position, snapshot.version, snapshot.digest, size)
         ]
         assert zlib.decompress(head.unused_data) == state
 

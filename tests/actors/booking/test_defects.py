@@ -209,7 +209,7 @@ def test_a_refusal_changes_nothing_but_the_memory_of_its_key() -> None:
     counts = len(desk.state.keys)
     assert refused(desk.ask(slot(), "customer:K2", key="k"))[0] == "slot_conflict"
     assert len(desk.state.keys) == counts + 1
-    del desk.state.keys["customer:K2", "RequestSlot", "k"]
+    del desk.state.keys["customer:K2 RequestSlot k"]
     desk.state.key_queue.pop()
     assert desk.digest() == before
 
