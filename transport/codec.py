@@ -84,34 +84,27 @@ def check_finished(finished: Sequence[tuple[str, NewInput | None]]) -> None:
 
 def decode_input(entry_id: bytes, fields: list[bytes]) -> InputEntry:
     """An input from its id and field list. Never raises: see ``InputEntry.problem``."""
-    names, values = fields[::2], fields[1::2]
-    if len(names) != len(values) or len(entry_id) > _SAFE_ID_LENGTH:
-        return _decode_input(entry_id, fields)
+    names = fields[::2]
     key = b""
-    if names == _BODY_KEY_BY:
-        type_, body, key, by = values
-    elif names == _KEY_BY_BODY:
-        type_, key, by, body = values
-    elif names == _BODY_BY:
-        type_, body, by = values
-    else:
-        return _decode_input(entry_id, fields)
-    if (
-        type_
-        and 0 < len(body) <= BODY_BYTES_MAX
-        and len(type_) + len(key) + len(by) < 2048
-        and body.isascii()
-        and type_.isascii()
-        and key.isascii()
-        and by.isascii()
-    ):
-        return InputEntry(
-            str(entry_id, "ascii"),
-            str(type_, "ascii"),
-            body,
-            str(key, "ascii"),
-            str(by, "ascii"),
-        )
+    try:
+        if names == _BODY_KEY_BY:
+            _, type_, _, body, _, key, _, by = fields
+        elif names == _KEY_BY_BODY:
+            _, type_, _, key, _, by, _, body = fields
+        elif names == _BODY_BY:
+            _, type_, _, body, _, by = fields
+        else:
+            return _decode_input(entry_id, fields)
+        if (
+            type_
+            and 0 < len(body) <= BODY_BYTES_MAX
+            and len(type_) + len(key) + len(by) < 2048
+            and len(entry_id) <= _SAFE_ID_LENGTH
+            and body.isascii()
+        ):
+            return InputEntry(entry_id.decode(), type_.decode(), body, key.decode(), by.decode())
+    except ValueError:  # a name without a value, or no UTF-8
+        pass
     return _decode_input(entry_id, fields)
 
 

@@ -112,15 +112,7 @@ class BookRunner:
           BookBugError: The book must not go on.
         """
         decided = Decided([], [], [], [])
-        for entry in entries:
-            try:
-                self._decide(entry, decided)
-            except Exception as error:
-                raise BookBugError(
-                    f"book {self.book}: the machine failed at input {entry.id} ({entry.type}): "
-                    f"{type(error).__name__}: {error}; replay up to it to see why",
-                    decided,
-                ) from error
+        self._run(entries, self._check, decided)
         return decided
 
     def replay(self, entries: Sequence[InputEntry]) -> None:
@@ -132,13 +124,20 @@ class BookRunner:
         Raises:
           BookBugError: The book must not go on.
         """
-        check, self._check = self._check, False
-        try:
-            self.decide(entries)
-        finally:
-            self._check = check
+        self._run(entries, False, None)
 
-    def _decide(self, entry: InputEntry, decided: Decided) -> None:
+    def _run(self, entries: Sequence[InputEntry], check: bool, decided: Decided | None) -> None:
+        for entry in entries:
+            try:
+                self._decide(entry, check, decided)
+            except Exception as error:
+                raise BookBugError(
+                    f"book {self.book}: the machine failed at input {entry.id} ({entry.type}): "
+                    f"{type(error).__name__}: {error}; replay up to it to see why",
+                    Decided([], [], [], []) if decided is None else decided,
+                ) from error
+
+    def _decide(self, entry: InputEntry, check: bool, decided: Decided | None) -> None:
         try:
             message = wire.decode(entry)
         except wire.WireError as error:
@@ -147,50 +146,57 @@ class BookRunner:
         emit = self._emit
         emit.begin(entry.id)
         outcome = self.machine.transition(self.state, message, emit)
-        if self._check:
+        if check:
             check_touched(self.state)
-        result = outcome.result
-        body = wire.encode_result(result)
+        body = wire.encode_result(outcome.result)
         timers = wire.encode_events(outcome.timers) if outcome.timers else b""
-        status = "accepted" if type(result) is Accepted else "refused"
-        decided.outcomes.append(OutcomeEntry(entry.id, status, body, timers, outcome.replayed))
-        actions = self._place_actions(entry, decided) if emit.actions else []
-        touched = self.state.seal()
-        self._chain.feed(wire.encode_step(entry.id, body, timers, actions, touched))
+        emitted = emit.actions
+        actions = [wire.encode_action(one.action) for one in emitted] if emitted else []
+        step = wire.encode_step(entry.id, body, timers, actions, self.state.seal())
+        self._chain.feed(step)
         self.position = entry.id
-        # By exact type: isinstance of a struct that it is not takes five times as long.
-        if type(message) is Normal and type(message.message) is TakenOver:
-            assert isinstance(result, Accepted)
-            (event,) = result.events
-            assert isinstance(event, BookTakenOver)
-            if event.more_after:
-                page = msgspec.structs.replace(message.message, after=event.more_after)
-                decided.restore_more = page
+        if decided is not None:
+            status = "accepted" if type(outcome.result) is Accepted else "refused"
+            decided.outcomes.append(OutcomeEntry(entry.id, status, body, timers, outcome.replayed))
+            if actions:
+                self._place_actions(entry, actions, decided)
+            # By exact type: isinstance of a struct that it is not takes five times as long.
+            if type(message) is Normal and type(message.message) is TakenOver:
+                page = _next_page(message.message, outcome.result)
+                if page is not None:
+                    decided.restore_more = page
 
-    def _place_actions(self, entry: InputEntry, decided: Decided) -> list[bytes]:
-        """Give the actions of one input their places in the streams; return their encodings."""
+    def _place_actions(self, entry: InputEntry, bodies: list[bytes], decided: Decided) -> None:
+        """Give the actions of one input their places in the streams."""
         ms, _, sequence = entry.id.partition("-")
-        base = int(sequence) * ACTIONS_MAX
-        bodies: list[bytes] = []
-        for number, emitted in enumerate(self._emit.actions):
+        number = int(sequence) * ACTIONS_MAX
+        for emitted, body in zip(self._emit.actions, bodies, strict=True):
             action = emitted.action
-            body = wire.encode_action(action)
-            bodies.append(body)
             stream = decided.notifications if type(action) is Notify else decided.payments
             kind = action.__struct_config__.tag
             assert isinstance(kind, str)
-            stream.append(ActionEntry(f"{ms}-{base + number}", emitted.id, kind, body, entry.trace))
-        return bodies
+            stream.append(ActionEntry(f"{ms}-{number}", emitted.id, kind, body, entry.trace))
+            number += 1
 
-    def _refuse_poison(self, entry: InputEntry, why: str, decided: Decided) -> None:
+    def _refuse_poison(self, entry: InputEntry, why: str, decided: Decided | None) -> None:
         """An entry that is no message: an outcome, a dead letter, and the log goes on."""
         refusal = Refused("Validation failed", why, "validation_failed", entry.id)
         body = wire.encode_result(refusal)
+        self._chain.feed(wire.encode_step(entry.id, body, b"", [], []))
+        self.position = entry.id
+        if decided is None:
+            return
         decided.outcomes.append(OutcomeEntry(entry.id, "invalid", body))
         fields = entry.raw or (
             b"type", entry.type.encode(), b"body", entry.body, b"key", entry.key.encode(),
             b"by", entry.by.encode(), b"trace", entry.trace.encode(),
         )  # fmt: skip
         decided.dead_letters.append(DeadLetter("inputs", entry.id, why, fields))
-        self._chain.feed(wire.encode_step(entry.id, body, b"", [], []))
-        self.position = entry.id
+
+
+def _next_page(page: TakenOver, result: Accepted | Refused) -> TakenOver | None:
+    """The input to append for what a page of a restore had no room for; None where it was the last."""
+    assert isinstance(result, Accepted)
+    (event,) = result.events
+    assert isinstance(event, BookTakenOver)
+    return msgspec.structs.replace(page, after=event.more_after) if event.more_after else None

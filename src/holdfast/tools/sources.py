@@ -212,7 +212,10 @@ async def decided_to(
             entries.pop()
         if not entries:
             break
-        runner.decide(entries)
+        if check:
+            runner.decide(entries)
+        else:
+            runner.replay(entries)
         count += len(entries)
         if tell is not None:
             tell(count, 0)

@@ -225,7 +225,10 @@ BUGS = [
         "The hash chain covers only what was accepted.",
         "mixed",
         edit(
-            BookRunner, "_decide", "self._chain.feed(", 'status == "accepted" and self._chain.feed('
+            BookRunner,
+            "_decide",
+            "self._chain.feed(",
+            "type(outcome.result) is Accepted and self._chain.feed(",
         ),
     ),
     Bug(
