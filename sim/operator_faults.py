@@ -41,6 +41,14 @@ TOOL_MARKS: Final[Mapping[str, str]] = {
     "tool_letter_retried": "a tool put a dead letter right and sent it again",
     "tool_letter_retried_mattered": "a dead letter that was sent again was decided",
     "tool_other_release": "a process of another release refused books that were decided already",
+    "tool_tried": "a tool told what other policies would have done to a live book",
+    "tool_tried_mattered": "other policies would have answered otherwise",
+    "tool_filed": "a snapshot of a live book was written to a file, and replayed from there",
+    "tool_filed_mattered": "a live book went on after its snapshot had been written to a file",
+    "tool_reconciled": "a book was reconciled with the provider beside other tools",
+    "tool_drained": "a service was drained, looked at and started again",
+    "tool_drained_mattered": "inputs waited in a drained book for whoever was started next",
+    "tool_drained_led": "a tool said of a drained book that somebody else leads it",
     "tool_history_changed": "a tool noticed that the server failed over or was restarted meanwhile",
     "tool_unavailable": "a tool ended since the server was away",
     "tool_refused": "a tool said why it cannot be done",
@@ -65,6 +73,10 @@ TOOLS: Final[Mapping[str, int]] = {
     "tidy": 1,
     "letters": 2,
     "release": 1,
+    "policies": 1,
+    "file": 1,
+    "reconcile": 2,
+    "drain": 1,
 }
 """Tools that may be used, each a method of ``Toolbox``, and how often at most in one world."""
 
@@ -89,6 +101,10 @@ class OperatorFaults(msgspec.Struct, frozen=True):
       tidy: ``export`` and ``trim --archive``.
       letters: ``deadletters retry`` or ``drop``.
       release: A booking actor of another release is started beside those that decide.
+      policies: ``replay --with`` other policies.
+      file: ``snapshot --to FILE``, and ``replay`` of it and from it.
+      reconcile: ``reconcile --yes``.
+      drain: ``drain``, and ``up`` after a while.
       span_s: All of it begins within so long.
     """
 
@@ -105,6 +121,10 @@ class OperatorFaults(msgspec.Struct, frozen=True):
     tidy: int = 0
     letters: int = 0
     release: int = 0
+    policies: int = 0
+    file: int = 0
+    reconcile: int = 0
+    drain: int = 0
     span_s: int = 0
 
     @property

@@ -85,8 +85,13 @@ class Promises:
         """What *process*, which lives or ended by itself, was told of, is lost, and did not report."""
         for book, position in self._told.get(process, {}).items():
             id_ = parse_id(position)
-            if self._log.book(book).inputs.get(id_) is not None:
+            inputs = self._log.book(book).inputs
+            if inputs.get(id_) is not None:
                 continue
+            if inputs.added > len(inputs.ids) and id_ < (
+                inputs.ids[0] if inputs.ids else inputs.last
+            ):
+                continue  # it was trimmed past since, and nobody can tell that from being lost
             reported = parse_id(self._reported.get((process, book), GENESIS))
             if reported < id_ and self._log.whole_inputs(book).get(id_) is None:
                 return (

@@ -79,7 +79,7 @@ class Reconciling:
         log = self._open(number)
         for book in self._books:
             try:
-                await self._reconcile(log, book, wait_s)
+                await self.reconcile(log, book, wait_s)
             except (LogError, ToolError, ProviderUnavailableError) as error:
                 self._trace.note("operator", "gave up", f"reconcile {book}: {type(error).__name__}")
 
@@ -92,14 +92,15 @@ class Reconciling:
         """
         self._runs += 1
         log = self._open(self._runs)
-        results = [await self._reconcile(log, book, 0) for book in self._books]
+        results = [await self.reconcile(log, book, 0) for book in self._books]
         return any(result.orphans or result.differing for result in results)
 
     def _open(self, number: int) -> ToolLog:
         tell = partial(self._checks.fail, "S15 no live effect")
         return ToolLog(self._server, f"reconcile-{number}", ("append",), tell)
 
-    async def _reconcile(self, log: ToolLog, book: str, wait_s: float) -> Reconciled:
+    async def reconcile(self, log: ToolLog, book: str, wait_s: float) -> Reconciled:
+        """Reconcile *book* over *log*: what the tool did, or found where there was nothing to do."""
         provider, operator = self._provider, log.operator
         first = await tool.find_orphans(log, operator, provider, book)
         self._marks.hit("reconciled")

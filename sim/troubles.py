@@ -45,6 +45,7 @@ class Slot:
       gate: The present life's.
       stop: What asks the present life to stop.
       gone: No other life of it begins.
+      may_begin: Set once another life of it may begin: a person has stopped it until then.
     """
 
     def __init__(self, kind: Kind, number: int) -> None:
@@ -55,6 +56,8 @@ class Slot:
         self.gate: Gate | None = None
         self.stop: trio.Event | None = None
         self.gone = False
+        self.may_begin = trio.Event()
+        self.may_begin.set()
 
     @property
     def lives_now(self) -> bool:

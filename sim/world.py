@@ -27,10 +27,12 @@ from holdfast.sim import upkeep
 from holdfast.sim.checks import Checks
 from holdfast.sim.clock import START_MS, WorldClock
 from holdfast.sim.crowd import Crowd
+from holdfast.sim.draining import Draining
 from holdfast.sim.history import RecordingLog
 from holdfast.sim.leaks import LeakError
 from holdfast.sim.mailer import SimMailer
 from holdfast.sim.marks import Marks
+from holdfast.sim.moving import Moving
 from holdfast.sim.operator import Operator
 from holdfast.sim.processes import (
     RUNNING,
@@ -48,6 +50,7 @@ from holdfast.sim.toolbox import Toolbox
 from holdfast.sim.trace import TooManyEventsError, Trace
 from holdfast.sim.troubles import STORM_RESTART_MS_MAX, Slot, Troubles
 from holdfast.sim.violations import Violation, ViolationError
+from holdfast.sim.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,15 +191,24 @@ class World:
         self.log.on_trim = self._watching(partial(upkeep.on_trim, self.checks))
         self.log.on_snapshot = self._watching(partial(upkeep.on_snapshot, self.checks))
         auto = m.RequestAuto(options.practice.services[0].id, customer="L1")
-        self.toolbox = Toolbox(
+        self.reconciling = Reconciling(
             self.server,
-            self.log,
-            self.crowd,
+            self.provider,
             self.checks,
             draws,
             marks,
             trace,
-            nursery,
+            self.books,
+        )
+        bench = Workbench(self.server, self.log, self.checks, draws, marks, trace)
+        self.moving = Moving(bench, nursery, options.booking)
+        draining = Draining(bench, self._slots, self._stop_in_time, self.books)
+        self.toolbox = Toolbox(
+            bench,
+            self.moving,
+            draining,
+            self.reconciling,
+            self.crowd,
             options.booking,
             ("request_auto", wire.encode_message(auto)),
         )
@@ -213,15 +225,6 @@ class World:
             options.practice,
             options.crowd.starts_ms,
             self.toolbox,
-        )
-        self.reconciling = Reconciling(
-            self.server,
-            self.provider,
-            self.checks,
-            draws,
-            marks,
-            trace,
-            self.books,
         )
         if options.turns:
             self._turn = trio.Semaphore(1)
@@ -275,7 +278,7 @@ class World:
         self.server.heal()
         self.provider.heal()
         self.mailer.heal()
-        self.toolbox.heal()
+        self.moving.heal()
         self.troubles.heal(self.options.restart)
         if not self.options.restart:
             self.marks.hit("healed_without_restart")
@@ -410,6 +413,7 @@ class World:
         draws = self.draws
         await trio.sleep(draws.below("world.begin_ms", _BEGIN_MS_MAX, slot.name) / 1000)
         while not self._closing and not slot.gone:
+            await slot.may_begin.wait()
             if self._turn is not None and slot.kind == "booking":
                 async with self._turn:
                     ending = await self._live(slot)

@@ -523,10 +523,7 @@ class MemoryLog:
         removed: dict[StreamName, int] = {}
         for name in _TRIMMED:
             stream = held.stream(name)
-            bounds = [
-                min(group.pending) if group.pending else group.last
-                for group in stream.groups.values()
-            ]
+            bounds = [min([group.last, *group.pending]) for group in stream.groups.values()]
             if name in ("inputs", "outcomes"):
                 bounds = [*bounds, parse_id(older)] if older else []
             elif name not in stream.groups:

@@ -250,11 +250,15 @@ end
 local older = call('HGET', KEYS[1], 'snapshot_before') or ''
 if older ~= '' and ARGV[5] and below(ARGV[5], older) then older = ARGV[5] end
 
--- The least id that a group may still need: its oldest pending entry, or the last it was given.
+-- The least id that a group may still need: its oldest pending entry, or the last it was given, which
+-- is the lesser where somebody moved the group back.
 local function needed(key, group)
-  local name = field(group, 'name')
-  if field(group, 'pending') > 0 then return call('XPENDING', key, name)[2] end
-  return field(group, 'last-delivered-id')
+  local last = field(group, 'last-delivered-id')
+  if field(group, 'pending') > 0 then
+    local oldest = call('XPENDING', key, field(group, 'name'))[2]
+    if below(oldest, last) then return oldest end
+  end
+  return last
 end
 
 local removed = {0, 0, 0, 0}

@@ -73,6 +73,10 @@ class Vandal:
         """Delete the whole stream; the next append begins another one."""
         raise NotImplementedError
 
+    def move_group_back(self, book: str, stream: ActionStream, entry_id: str) -> None:
+        """Let the group's next entry be the one after *entry_id*."""
+        raise NotImplementedError
+
 
 class MemoryVandal(Vandal):
     def __init__(self, log: MemoryLog) -> None:
@@ -98,6 +102,10 @@ class MemoryVandal(Vandal):
     def delete_inputs(self, book: str) -> None:
         self._log.book(book).inputs = MemoryStream()
 
+    def move_group_back(self, book: str, stream: ActionStream, entry_id: str) -> None:
+        ms, sequence = map(int, entry_id.split("-"))
+        self._log.book(book).actions(stream).groups[stream].last = (ms, sequence)
+
 
 class RedisVandal(Vandal):
     def __init__(self, client: redis.Redis) -> None:
@@ -122,6 +130,9 @@ class RedisVandal(Vandal):
 
     def delete_inputs(self, book: str) -> None:
         self._client.delete(BookKeys(book).inputs)
+
+    def move_group_back(self, book: str, stream: ActionStream, entry_id: str) -> None:
+        self._client.xgroup_setid(BookKeys(book).stream(stream), stream, entry_id)
 
 
 @pytest.fixture(params=["memory", "simulated", "redis"])
@@ -772,6 +783,21 @@ async def test_trimming_keeps_what_no_consumer_has_finished(
     assert ids_of(await log.read_actions(stream, [book], "c1", 4, 0)) == [
         entry.id for entry in actions[4:]
     ]
+
+
+async def test_trimming_keeps_what_a_group_that_was_moved_back_is_given_again(
+    log: Log, vandal: Vandal, book: str
+) -> None:
+    """Seed 61742 of ``upkeep``: what was pending was later than where the group stood by then."""
+    _, ids = await led_book(log, book, inputs=0)
+    actions = [action(ids[0], number) for number in range(4)]
+    await log.commit([commit(book, ids, payments=actions)])
+    await log.read_actions("payments", [book], "c1", 4, 0)
+    await log.finish_actions("payments", book, [(entry.id, None) for entry in actions[:3]])
+    vandal.move_group_back(book, "payments", actions[1].id)
+    assert (await log.trim(book))["payments"] == 1
+    again = await log.read_actions("payments", [book], "c1", 4, 0)
+    assert ids_of(again) == [actions[2].id, actions[3].id]
 
 
 async def test_a_reader_whose_position_is_gone_is_told(log: Log, vandal: Vandal, book: str) -> None:

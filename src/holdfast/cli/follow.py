@@ -99,15 +99,3 @@ async def follow(log: Log, book: str) -> BookRunner:
     runner = BookRunner(book, snapshot)
     await catch_up(log, book, runner)
     return runner
-
-
-async def count_after(log: Log, book: str, position: str) -> int:
-    """How many inputs of *book* are not decided yet: those after *position*."""
-    count = 0
-    for _ in range(BATCHES_MAX):
-        entries = (await log.read_inputs({book: position}, BATCH_MAX, 0)).get(book, [])
-        count += len(entries)
-        if len(entries) < BATCH_MAX:
-            break
-        position = entries[-1].id
-    return count

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -225,41 +224,27 @@ async def _tell_drained(settings: Settings, as_json: bool) -> int:
 
     from holdfast.actors.booking.lease import LOOKS
     from holdfast.bootstrap import open_operator
-    from holdfast.cli.follow import count_after
     from holdfast.cli.service import log_to_look_at
-    from holdfast.tools.history import look_until_steady
+    from holdfast.tools.drained import look_drained
 
     if settings.redis_url is not None:  # others may be there, and take over when they look
         await trio.sleep(2 * settings.booking.lease_s / LOOKS)
     async with log_to_look_at(settings) as (found, log), open_operator(found) as operator:
-
-        async def look(book: str) -> dict[str, object]:
-            record = await log.read_record(book)
-            lag = await count_after(log, book, record.position)
-            led = bool(await log.read_leases([record.owner]))
-            drained = record.snapshot == record.position and not led
-            facts = {"book": book, "position": record.position, "digest": record.digest}
-            return {**facts, "waiting": lag, "led": led, "drained": drained}
-
-        books = [
-            await look_until_steady(operator, book, partial(look, book))
-            for book in await log.wait_books(0, 0)
-        ]
-    good = all(one["drained"] for one in books)
+        books = [await look_drained(log, operator, book) for book in await log.wait_books(0, 0)]
+    good = all(one.drained for one in books)
     if as_json:
         print_json({"drained": good, "books": books})
         return EXIT_GOOD if good else EXIT_FAILED
     for one in books:
-        if one["drained"]:
-            print(f"{one['book']} is drained at {one['position']}; {one['waiting']} inputs wait.")
-        elif one["led"]:
+        if one.drained:
+            print(f"{one.book} is drained at {one.position}; {one.waiting} inputs wait.")
+        elif one.led:
             print(
-                f"✗ {one['book']} is led by another booking process: end that too, with SIGTERM or "
+                f"✗ {one.book} is led by another booking process: end that too, with SIGTERM or "
                 "'holdfast drain' where it runs"
             )
         else:
             print(
-                f"✗ {one['book']} has no snapshot at {one['position']}: run 'holdfast snapshot "
-                f"{one['book']}'"
+                f"✗ {one.book} has no snapshot at {one.position}: run 'holdfast snapshot {one.book}'"
             )
     return EXIT_GOOD if good else EXIT_FAILED

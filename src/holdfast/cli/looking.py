@@ -9,7 +9,8 @@ import msgspec
 
 from holdfast.actors.booking import views
 from holdfast.actors.booking.views import Appointment, PaymentView
-from holdfast.cli.follow import count_after, follow, require_book
+from holdfast.cli.follow import follow, require_book
+from holdfast.tools.drained import count_after
 
 if TYPE_CHECKING:
     from holdfast.actors.ports import Log

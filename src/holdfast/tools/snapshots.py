@@ -22,7 +22,6 @@ from holdfast.tools.sources import decided_to
 from holdfast.transport.snapshots import (
     DamagedSnapshotError,
     pack_nowait,
-    pack_snapshot,
     unpack_snapshot,
 )
 
@@ -123,7 +122,7 @@ async def write_snapshot_file(
     """
     _require_new(path)
     snapshot, _, replayed = await make_snapshot(log, operator, book, tell)
-    data = _MAGIC + book.encode() + b"\n" + await pack_snapshot(snapshot)
+    data = _MAGIC + book.encode() + b"\n" + pack_nowait(snapshot)
     _write(path, data)
     position, link = snapshot.position, snapshot.digest
     return SnapshotResult(book, position, link, replayed, len(data), saved=False)

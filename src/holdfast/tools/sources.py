@@ -49,7 +49,11 @@ class Source(Protocol):
 
 
 class LogSource:
-    """A live book up to the last input that there is when it is opened. Open with :meth:`open`."""
+    """A live book up to the last input that there is when it is opened. Open with :meth:`open`.
+
+    Attributes:
+      last: Id of that input.
+    """
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class LogSource:
         self._log = log
         self.record = record
         self.history = history
-        self._last = facts.last_id
+        self.last = facts.last_id
         self.name = self.book = book
         self.begin = begin
         self.size = facts.length if begin is None else 0
@@ -125,7 +129,7 @@ class LogSource:
           ToolError: Inputs were trimmed away meanwhile.
         """
         position = GENESIS if self.begin is None else self.begin.position
-        last = parse_id(self._last)
+        last = parse_id(self.last)
         while parse_id(position) < last:
             try:
                 found = await self._log.read_inputs({self.book: position}, BATCH_MAX, 0)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from holdfast.actors.booking.actor import _Host
-from holdfast.tools import export, letters, restore, trim
+from holdfast.tools import drained, export, letters, reconcile, restore, trim, whatif
 from holdfast.tools.history import History
 from holdfast.tools.sources import LogSource
 from holdfast.transport import memory_log, memory_operator
@@ -27,7 +27,7 @@ BUGS = [
         edit(
             MemoryLog,
             "trim_nowait",
-            "min(group.pending) if group.pending else group.last",
+            "min([group.last, *group.pending])",
             "group.last",
         ),
     ),
@@ -192,6 +192,63 @@ BUGS = [
             "drop_letters",
             "log.drop_letters_nowait(book, letters)",
             "log.drop_letters_nowait(book, [f'{a}-{b}' for a, b in log.book(book).deadletters.ids])",
+        ),
+    ),
+    Bug(
+        "tools",
+        "snapshot-begins-anew",
+        "A replay from a snapshot decides once more what is before it.",
+        "upkeep",
+        edit(
+            LogSource,
+            "inputs",
+            "position = GENESIS if self.begin is None else self.begin.position",
+            "position = GENESIS",
+        ),
+    ),
+    Bug(
+        "tools",
+        "what-if-forgets",
+        "Policies that are tried end where somebody defines the practice anew.",
+        "upkeep",
+        edit(whatif, "_what_if", "_with(entry, policies)", "entry"),
+    ),
+    Bug(
+        "tools",
+        "what-if-of-both",
+        "What was is told of the policies that are tried, too.",
+        "upkeep",
+        edit(
+            whatif,
+            "_what_if",
+            "decided = was.decide([entry])",
+            "decided = was.decide([_with(entry, policies)])",
+        ),
+    ),
+    Bug(
+        "tools",
+        "drained-though-led",
+        "A drained book is said to be so although somebody who stood by leads it.",
+        "upkeep",
+        edit(drained, "_look", " and not led", ""),
+    ),
+    Bug(
+        "tools",
+        "drained-without-snapshot",
+        "A book that nobody leads is said to be drained, whether it has a snapshot or not.",
+        "upkeep",
+        edit(drained, "_look", "record.snapshot == record.position and not led", "not led"),
+    ),
+    Bug(
+        "tools",
+        "reconciles-with-the-past",
+        "The reconciler compares the ledger with the newest snapshot alone.",
+        "upkeep",
+        edit(
+            reconcile,
+            "_find_orphans",
+            '(await log.facts(book, "inputs")).last_id',
+            '(await log.read_record(book)).snapshot or "0-0"',
         ),
     ),
     Bug(
