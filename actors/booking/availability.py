@@ -7,7 +7,7 @@ when it is booked (domain section 5, lesson 1).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import msgspec
 
@@ -28,6 +28,7 @@ WINDOW_DAYS = 14
 """The window where the request names no last day."""
 
 
+@final
 class Slot(msgspec.Struct, frozen=True, gc=False):
     """A member of staff and a minute of a day."""
 

@@ -67,7 +67,7 @@ Call = Literal["", "preauthorize", "capture", "void", "refund", "check_status"]
 ORPHANS_MAX = 256
 
 LEFTOVERS_SPARE = 64
-"""So many timers that no booking wants any more may lie about, besides a quarter of those set."""
+"""So many timers that no booking wants any more may lie about, besides half of those set."""
 
 HOUR_MS = 3_600_000
 
@@ -440,7 +440,7 @@ class Book:
         ]
         heapify(timers)
         self.timers = timers
-        self.sweep_at = len(timers) * 5 // 4 + LEFTOVERS_SPARE
+        self.sweep_at = len(timers) * 3 // 2 + LEFTOVERS_SPARE
 
     # -- indexes ------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ The limits here are the outermost ones, of any practice; a practice's own polici
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 import msgspec
 from msgspec import Meta
@@ -248,6 +248,7 @@ class TakenOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     after: Annotated[str, Meta(pattern=r"^([0-9]{1,20}-[0-9]{1,20}:[0-9]{1,4})?$(?!\n)")] = ""
 
 
+@final
 class PaymentResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What became of a payment action: the payment as the provider knows it after the call.
 

@@ -140,7 +140,7 @@ def _request_slot(
     if refusal is not None:
         return refusal
     slot = _find(book, practice, service, command.staff, customer, moment, input_id)
-    if not isinstance(slot, availability.Slot):
+    if type(slot) is not availability.Slot:
         return slot
     refusal = _too_many(book, practice, customer, input_id)
     if refusal is not None:
