@@ -91,6 +91,11 @@ class ExecutorOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("keep_claim_s must be at most half of claim_idle_s")
 
 
+LEFT_OUT_S = 10.0
+"""After how long a book that was left out is looked at again; twice as long after each further time."""
+
+LEFT_OUT_S_MAX = 300.0
+
 CarryOut: TypeAlias = "Callable[[str, ActionEntry], Awaitable[NewInput | DeadLetter]]"
 """Carries one action of a book out: the result to post, or why it cannot be understood."""
 
@@ -161,6 +166,8 @@ class Executor:
         self._events = _log.bind(stream=stream, consumer=consumer)
         self._books: list[str] = []
         self._left_out: dict[str, None] = {}
+        self._failures: dict[str, int] = {}
+        """How often each book was left out since something of it was finished."""
         # The time at which each held entry was last known to be claimed by us.
         self._held: dict[tuple[str, str], float] = {}
         self._ready: dict[str, list[tuple[ActionEntry, NewInput | DeadLetter]]] = {}
@@ -193,6 +200,7 @@ class Executor:
     async def _run(self, stop: trio.Event, books: Sequence[str] | None) -> None:
         options = self._options
         async with trio.open_nursery() as nursery:
+            self._background = nursery
             nursery.start_soon(self._limit_stop, stop, nursery.cancel_scope)
             nursery.start_soon(self._keep_claims)
             for _ in range(options.concurrency_max):
@@ -309,13 +317,35 @@ class Executor:
             raise error
 
     def _leave_out(self, book: str, error: ForeignDataError) -> None:
-        """Serve *book* no more: a person must look, and the other books must not wait for that."""
+        """Leave *book* out: a person must look, and the other books must not wait for that."""
         if book in self._left_out:
             return  # the reader was first
         self._left_out[book] = None
+        self._failures[book] = self._failures.get(book, 0) + 1
+        self._background.start_soon(self._serve_again, book)
         self._books = [other for other in self._books if other != book]
         self._events.error("book_left_out", book=book, why=str(error))
         self._health.trouble(f"book {book}", str(error))
+
+    async def _serve_again(self, book: str) -> None:
+        """Serve *book*, which was left out, once it can be read again: a person has mended it."""
+        while True:
+            further = self._failures[book] - 1
+            await trio.sleep(min(LEFT_OUT_S * 2 ** min(further, 30), LEFT_OUT_S_MAX))
+            try:
+                entries = await self._log.read_actions(self._stream, [book], self._consumer, 1, 0.0)
+            except ForeignDataError:
+                self._failures[book] += 1
+            except LogUnavailableError as error:
+                self._events.warning("log_unavailable", doing="look again", why=str(error))
+            else:
+                break
+        del self._left_out[book]
+        self._books = [*self._books, book]
+        self._health.well(f"book {book}")
+        self._events.info("book_served_again", book=book)
+        self._take(entries)
+        self._room_or_books.fire()
 
     def _take(self, entries: Sequence[tuple[str, ActionEntry]]) -> int:
         """Hold *entries* and queue them; those held already are under way. How many are new."""
@@ -415,6 +445,7 @@ class Executor:
                 self._leave_out(book, error)  # what was taken stays pending in the log
                 break
             else:
+                self._failures.pop(book, None)
                 break
         self._health.well("log", doing=doing)
 

@@ -17,7 +17,8 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.ports import LogUnavailableError, NewInput
+from holdfast.actors.ports import ForeignDataError, LogUnavailableError, NewInput
+from holdfast.sim.history import BY_HAND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -278,7 +279,7 @@ class Crowd:
             sent = self._trace.note(new.by, "send", f"{book} {new.type} {new.key}")
             try:
                 (input_id,) = await log.append(book, [new])
-            except LogUnavailableError:
+            except (LogUnavailableError, ForeignDataError):
                 if attempt == 0:
                     self._marks.hit("append_retried")
                 await trio.sleep(wait_s)
@@ -296,7 +297,10 @@ class Crowd:
                 try:
                     after = {book: before(input_id)}
                     found = await log.read_outcomes(after, 1, OUTCOME_WAIT_S)
-                except LogUnavailableError:
+                except (LogUnavailableError, ForeignDataError):
+                    await trio.sleep(1.0)
+                    continue
+                if any(one.status == BY_HAND for one in found.get(book, [])):
                     await trio.sleep(1.0)
                     continue
                 for outcome in found.get(book, []):

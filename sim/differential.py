@@ -224,7 +224,7 @@ class Pair:
         numbers = _Numbers(step.numbers)
         if step.kind in ("foreign_input", "age", "tamper"):
             await getattr(self, f"_{step.kind}")(numbers)
-            self._real = RedisLog(self._server)  # it may trust nothing that it knew
+            self._begin_anew()  # it may trust nothing that it knew
             return None
         args: tuple[Any, ...] = getattr(self, f"_{step.kind}")(numbers)
         self.commands += 1
@@ -235,7 +235,7 @@ class Pair:
         memory = await _result(self._memory, step.kind, args)
         self._clock.coming = []
         if step.kind == "trim":
-            self._real = RedisLog(self._server)  # trimmed twice within a second: see redis_follow
+            self._begin_anew()  # trimmed twice within a second: see redis_follow
         if isinstance(real, str):
             self.errors += 1
         if isinstance(real, StreamFacts) and (real.lag == -1 or args in self._thinned):
@@ -245,6 +245,12 @@ class Pair:
         if real == memory:
             return None
         return Difference(at, f"{step.kind}{_shown(args)}", _shown(real), _shown(memory))
+
+    def _begin_anew(self) -> None:
+        """Go on with a client that knows nothing of what it wrote."""
+        self._real = RedisLog(self._server)
+        for held in self._memory.books.values():
+            held.wrote.clear()
 
     # -- what the real server says -------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from holdfast.actors.booking.lease import LOOKS
 from holdfast.tools.drained import look_drained
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Draining:
       slots: All processes.
       stop_in_time: Asks a process to stop, and fails the world where it does not.
       books: Their names.
+      lease_s: Of the booking actors.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class Draining:
         slots: Sequence[Slot],
         stop_in_time: Callable[[Slot, Gate | None], Awaitable[None]],
         books: Sequence[str],
+        lease_s: float,
     ) -> None:
         self._bench = bench
         self._slots = slots
         self._stop_in_time = stop_in_time
         self._books = books
+        self._lease_s = lease_s
 
     async def drain(self, log: ToolLog, book: str, number: int) -> None:
         """``drain``, and after a while ``up`` again."""
@@ -62,15 +66,18 @@ class Draining:
             slot.may_begin = begin
         try:
             await self._stop(slots)
-            left = [await look_drained(log, log.operator, one) for one in self._books]
-            for one in left:
-                self._check(log, one)
+            await trio.sleep(2 * self._lease_s / LOOKS)  # who stands by looks, and may take over
+            left: list[Drained] = []
+            for one in self._books:
+                epoch = self._bench.log.book(one).record.epoch
+                left.append(await look_drained(log, log.operator, one))
+                self._check(log, left[-1], epoch)
             # What was on its way to the log when somebody ended may arrive while nobody is there.
             quiet = len(slots) == len(self._slots) and not self._bench.server.under_way
             await trio.sleep(draws.below("drain.down_s", DOWN_S_MAX, book, number))
             if quiet:
-                for one in left:
-                    self._check_still(log, one)
+                for known in left:
+                    self._check_still(log, known)
         finally:
             begin.set()
         self._tell(left)
@@ -84,12 +91,12 @@ class Draining:
         while any(slot.lives_now for slot in slots):  # noqa: ASYNC110 - a pause tells nobody
             await trio.sleep(_LOOK_S)
 
-    def _check(self, log: ToolLog, left: Drained) -> None:
-        """A book that is said to be drained is."""
+    def _check(self, log: ToolLog, left: Drained, epoch: int) -> None:
+        """A book that is said to be drained is, if nobody took it over since its *epoch*."""
         bench = self._bench
         record = bench.log.book(left.book).record
         bench.same(log, left.book, "drain", left.position, left.digest)
-        if not left.drained:
+        if not left.drained or record.epoch != epoch:
             return
         lease = bench.log.leases.get(record.owner)
         if lease is not None and lease.until_ms > bench.log.now_ms():

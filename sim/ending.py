@@ -138,7 +138,8 @@ def _check_order(checks: Checks, book: str, crowd: Crowd) -> None:
 def _check_poison(checks: Checks, book: str) -> None:
     held = checks.server.book(book)
     letters = [letter.id for letter in held.deadletters.entries if letter.stream == "inputs"]
-    letters += [letter.id for letter in checks.server.of(book).letters_gone]
+    gone = checks.server.of(book).letters_gone
+    letters += [letter.id for letter in gone if letter.stream == "inputs"]
     letters.sort(key=parse_id)
     outcomes = checks.server.whole_outcomes(book).entries
     invalid = [outcome.id for outcome in outcomes if outcome.status == "invalid"]

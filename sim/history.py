@@ -7,7 +7,7 @@ snapshot, numbered by the trace's events.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 import msgspec
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from holdfast.sim.marks import Marks
     from holdfast.sim.trace import Trace
     from holdfast.transport.memory_log import IdPair, MemoryBook
+
+
+BY_HAND: Final = "by hand"
+"""The status of an outcome that somebody wrote, which is no answer to anybody."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -96,8 +100,8 @@ class RecordingLog(MemoryLog):
         return self.history.setdefault(book, BookHistory())
 
     def whole_outcomes(self, book: str) -> MemoryStream[OutcomeEntry]:
-        """The outcomes, with those that were trimmed away."""
-        stream = self.book(book).outcomes
+        """The outcomes, with those that were trimmed away and without what was written by hand."""
+        stream = _ours(self.book(book).outcomes)
         if stream.added == len(stream.ids):
             return stream
         committed = [one for written in self.of(book).commits for one in written.commit.outcomes]
@@ -190,6 +194,17 @@ class RecordingLog(MemoryLog):
         dropped = super().drop_letters_nowait(name, letters)
         self.of(name).letters_gone += dropped
         return dropped
+
+
+def _ours(stream: MemoryStream[OutcomeEntry]) -> MemoryStream[OutcomeEntry]:
+    """*stream* without an outcome that was written by hand, after which no other can be written."""
+    if not stream.entries or stream.entries[-1].status != BY_HAND:
+        return stream
+    ours: MemoryStream[OutcomeEntry] = MemoryStream()
+    for id_, entry in zip(stream.ids[:-1], stream.entries[:-1], strict=True):
+        ours.add(id_, entry)
+    ours.added = stream.added - 1
+    return ours
 
 
 def _whole(

@@ -2,9 +2,9 @@
 
 Nothing that is done here may harm: the practice is changed under bookings, old entries are appended
 again, the log is trimmed by the port's own guarded trim, an older snapshot is put back, and books are
-replayed by the side of those who decide them. What destroys (streams deleted or reset by hand) ends a
-book's service with an error that says what to do; that has tests of its own, since such a world does not
-come to rest.
+replayed by the side of those who decide them. What spoils a book until somebody puts it right is told in
+``meddling``. What destroys its inputs ends its service with an error that says what to do; that has tests of
+its own, since such a world does not come to rest.
 
 Each thing that is done hangs on a draw of its own (``operator.does``), as those of the crowd do.
 """
@@ -22,7 +22,12 @@ from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
 from holdfast.actors.booking.book import LIVE
 from holdfast.actors.booking.runner import BookRunner
-from holdfast.actors.ports import LogTrimmedError, LogUnavailableError, NewInput
+from holdfast.actors.ports import (
+    ForeignDataError,
+    LogTrimmedError,
+    LogUnavailableError,
+    NewInput,
+)
 from holdfast.sim.operator_faults import KINDS, TOOLS
 from holdfast.transport.codec import encode_input
 from holdfast.transport.keys import parse_id
@@ -114,7 +119,7 @@ class Operator:
         log = self._connect(f"operator-{kind}-{number}")
         try:
             await getattr(self, f"_{kind}")(log, book, number)
-        except LogUnavailableError:
+        except (LogUnavailableError, ForeignDataError):
             self._trace.note("operator", "gave up", f"{kind} {book}")
 
     def _did(self, what: str, details: str) -> None:

@@ -49,6 +49,15 @@ TOOL_MARKS: Final[Mapping[str, str]] = {
     "tool_drained": "a service was drained, looked at and started again",
     "tool_drained_mattered": "inputs waited in a drained book for whoever was started next",
     "tool_drained_led": "a tool said of a drained book that somebody else leads it",
+    "tool_meddled_type": "a key of a wrong type lay in the place of one of a live book's",
+    "tool_meddled_type_told": "a process said which key has a wrong type",
+    "tool_meddled_outcome": "somebody wrote an outcome by hand",
+    "tool_meddled_outcome_told": "a process said that an outcome is beyond its next",
+    "tool_meddled_deleted": "somebody deleted a stream of actions",
+    "tool_meddled_deleted_told": "a process said which of its streams was deleted",
+    "tool_meddled_action": "somebody wrote an action by hand",
+    "tool_action_retried": "an action that was a dead letter was sent again",
+    "tool_action_dropped": "a dead letter that was an action was dropped",
     "tool_history_changed": "a tool noticed that the server failed over or was restarted meanwhile",
     "tool_unavailable": "a tool ended since the server was away",
     "tool_refused": "a tool said why it cannot be done",
@@ -77,8 +86,13 @@ TOOLS: Final[Mapping[str, int]] = {
     "file": 1,
     "reconcile": 2,
     "drain": 1,
+    "meddle": 1,
+    "strange": 1,
 }
 """Tools that may be used, each a method of ``Toolbox``, and how often at most in one world."""
+
+SPOILING: Final = ("meddle", "strange")
+"""What is done in worlds with every tool alone, and in half of those: whoever looks at a spoilt book sees less."""
 
 _TOOLED: Final = 8
 """Of ten worlds whose operator may use tools, those from here on: tools cost time."""
@@ -105,6 +119,8 @@ class OperatorFaults(msgspec.Struct, frozen=True):
       file: ``snapshot --to FILE``, and ``replay`` of it and from it.
       reconcile: ``reconcile --yes``.
       drain: ``drain``, and ``up`` after a while.
+      meddle: Somebody writes to a book's keys by hand, and puts it right.
+      strange: An executor of another release, and ``deadletters retry`` of what it could not carry out.
       span_s: All of it begins within so long.
     """
 
@@ -125,12 +141,19 @@ class OperatorFaults(msgspec.Struct, frozen=True):
     file: int = 0
     reconcile: int = 0
     drain: int = 0
+    meddle: int = 0
+    strange: int = 0
     span_s: int = 0
 
     @property
     def uses_tools(self) -> bool:
         """Whether any tool may be used."""
         return any(getattr(self, tool) for tool in TOOLS)
+
+    @property
+    def spoils(self) -> bool:
+        """Whether a book may be spoilt."""
+        return any(getattr(self, tool) for tool in SPOILING)
 
 
 def draw_operator_faults(
@@ -152,7 +175,11 @@ def draw_operator_faults(
     }
     if every_tool:
         counts |= TOOLS
+        for tool in SPOILING:
+            counts[tool] = math.ceil(share("operator", f"operator.{tool}", TOOLS[tool]))
     elif share("operator", "operator.tools", 10) >= _TOOLED:
         for tool, most in TOOLS.items():
+            if tool in SPOILING:
+                continue
             counts[tool] = math.ceil(share("operator", f"operator.{tool}", most))
     return OperatorFaults(**counts, span_s=span_s)

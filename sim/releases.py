@@ -1,7 +1,8 @@
 """Two releases in one world: to a process of the next one, every book is decided by another version.
 
 The code of the next release is not there. But all that a booking actor sees of a release is the
-version in a book's record; so its connection tells it a version that is greater by one.
+version in a book's record; so its connection tells it a version that is greater by one. An executor sees
+actions; so its connection gives them other names.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from holdfast.sim.faulty_log import FaultyLog
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from holdfast.actors.ports import CommitRecord
+    from holdfast.actors.ports import ActionEntry, ActionStream, CommitRecord
     from holdfast.sim.server import SimServer
 
 
@@ -56,3 +57,28 @@ def _of_the_next(book: str, record: CommitRecord) -> CommitRecord:
     if not record.version:
         raise LogUnavailableError(f"nothing of {book} is decided yet")
     return msgspec.structs.replace(record, version=record.version + 1)
+
+
+class OtherExecutor(FaultyLog):
+    """The log as a payment executor of another release sees it: it knows no action by its name.
+
+    Args:
+      server: Where it leads.
+      process: The process's name.
+    """
+
+    async def read_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log``."""
+        return _renamed(await super().read_actions(stream, books, consumer, count, wait_s))
+
+    async def claim_actions(
+        self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, idle_s: float
+    ) -> list[tuple[str, ActionEntry]]:
+        """See ``Log``."""
+        return _renamed(await super().claim_actions(stream, books, consumer, count, idle_s))
+
+
+def _renamed(found: Sequence[tuple[str, ActionEntry]]) -> list[tuple[str, ActionEntry]]:
+    return [(book, msgspec.structs.replace(one, type=f"{one.type}_2")) for book, one in found]

@@ -427,6 +427,7 @@ def _copy_book(book: MemoryBook) -> MemoryBook:
     copy.snapshots = list(book.snapshots)
     copy.foreign = book.foreign
     copy.prepared = {name: _copy_stream(stream) for name, stream in book.prepared.items()}
+    copy.wrote = dict(book.wrote)
     return copy
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from holdfast.actors.booking.actor import BookingOptions
     from holdfast.sim.crowd import Crowd
     from holdfast.sim.draining import Draining
+    from holdfast.sim.meddling import Meddling
     from holdfast.sim.moving import Moving
     from holdfast.sim.reconciling import Reconciling
     from holdfast.sim.tool_log import ToolLog
@@ -66,6 +67,8 @@ _MAY: Final = {
     "tidy": ("operator_trim",),
     "letters": ("operator_retry", "operator_drop"),
     "reconcile": ("append",),
+    "meddle": ("operator_retry", "operator_drop"),
+    "strange": ("operator_retry", "operator_drop"),
 }
 """What a tool asks for beside what only looks."""
 
@@ -86,6 +89,7 @@ class Toolbox:
       bench: What tools work with.
       moving: Exports and imports.
       draining: Stops of the service.
+      meddling: What is done to keys by hand.
       reconciling: The world's reconciler.
       crowd: Whose are the commands that are put right and sent again.
       booking: How a booking actor of another release works.
@@ -97,6 +101,7 @@ class Toolbox:
         bench: Workbench,
         moving: Moving,
         draining: Draining,
+        meddling: Meddling,
         reconciling: Reconciling,
         crowd: Crowd,
         booking: BookingOptions,
@@ -104,6 +109,7 @@ class Toolbox:
     ) -> None:
         self._bench = bench
         self._moving = moving
+        self._meddling = meddling
         self._reconciling = reconciling
         self._crowd = crowd
         self._booking = booking
@@ -121,6 +127,8 @@ class Toolbox:
             "file": self.file,
             "reconcile": self.reconcile,
             "drain": draining.drain,
+            "meddle": meddling.meddle,
+            "strange": meddling.strange,
         }
         self._sent_again: dict[tuple[str, str], str] = {}
         """The keys of letters that were sent again, by book and letter."""
@@ -341,6 +349,11 @@ class Toolbox:
                     f"{count} times among the inputs, {'and' if kept else 'not'} among the letters"
                 )
                 self._bench.checks.fail("S14 poison", f"{book}: the letter {letter} is {what}")
+
+    async def put_right(self) -> None:
+        """Put right what is still spoilt, where nothing befalls the log any more."""
+        log = self._bench.open("put-right", _MAY["meddle"])
+        await self._meddling.mend_all(log)
 
     async def look_at_stopped(self, books: Sequence[str]) -> None:
         """Use all that only looks, where nobody else changes anything: all is left to the last byte."""

@@ -32,6 +32,7 @@ from holdfast.sim.history import RecordingLog
 from holdfast.sim.leaks import LeakError
 from holdfast.sim.mailer import SimMailer
 from holdfast.sim.marks import Marks
+from holdfast.sim.meddling import Meddling
 from holdfast.sim.moving import Moving
 from holdfast.sim.operator import Operator
 from holdfast.sim.processes import (
@@ -202,11 +203,15 @@ class World:
         )
         bench = Workbench(self.server, self.log, self.checks, draws, marks, trace)
         self.moving = Moving(bench, nursery, options.booking)
-        draining = Draining(bench, self._slots, self._stop_in_time, self.books)
+        self.meddling = Meddling(bench, self._slots, self.provider, options.payment)
+        draining = Draining(
+            *(bench, self._slots, self._stop_in_time, self.books), options.booking.lease_s
+        )
         self.toolbox = Toolbox(
             bench,
             self.moving,
             draining,
+            self.meddling,
             self.reconciling,
             self.crowd,
             options.booking,
@@ -256,6 +261,8 @@ class World:
                 await trio.sleep(options.fault_s)
                 self._heal()
                 crowd.cancel_scope.deadline = trio.current_time() + CROWD_S_MAX
+            if options.operator.spoils:
+                await self._put_right()
             await self._rest()
             if self.checks.failover and not self._is_replicated:
                 await self._reconcile()
@@ -282,6 +289,14 @@ class World:
         self.troubles.heal(self.options.restart)
         if not self.options.restart:
             self.marks.hit("healed_without_restart")
+
+    async def _put_right(self) -> None:
+        """A person puts right what is still spoilt."""
+        await self.toolbox.put_right()
+        if self.meddling.restart:
+            for slot in self._slots:
+                if slot.kind == "booking" and slot.gate is not None:
+                    slot.gate.crash("to ask for what is under way")
 
     async def _rest(self) -> None:
         """Wait until nothing is left to do."""
@@ -311,9 +326,10 @@ class World:
             return check, why
         for slot in lives:
             assert slot.gate is not None
-            why = slot.gate.health.troubles.get("log", "")
-            if why:
-                return "L9 health", f"{slot.gate.name} says of the log that is well: {why}"
+            for subject, why in slot.gate.health.troubles.items():
+                if subject == "log" or subject.startswith("book "):
+                    what = f"{slot.gate.name} says of the {subject} that is well: {why}"
+                    return "L9 health", what
         return "", ""
 
     async def _lose_leader(self) -> None:
@@ -460,6 +476,8 @@ class World:
             return "behind a trim"  # whoever leads needs less than it does
         if self.checks.failover and isinstance(error, LogError | DivergedError):
             return "behind a failover"  # it knows what the log has forgotten
+        if error is not None and self.meddling.excuses(_first_leaf(error)):
+            return "all of its books were spoilt"
         if error is not None:
             violation = self._known(error)
             if violation is None:

@@ -189,6 +189,8 @@ class MemoryBook:
         """Whether the commit record's key is of another type: every use is refused."""
         self.prepared: dict[str, MemoryStream[tuple[bytes, ...]]] = {}
         """What an operator prepares beside the book, by stream: fields of entries to be."""
+        self.wrote: dict[str, tuple[int, str, IdPair]] = {}
+        """The last action in each stream, with the epoch and the owner of who wrote it."""
 
     def stream(self, name: StreamName) -> MemoryStream[Any]:
         """The stream *name*."""
@@ -466,6 +468,12 @@ class MemoryLog:
             ("notifications", book.notifications, commit.notifications),
         ]
         for kind, stream, entries in written:
+            epoch, owner, last = book.wrote.get(kind, (0, "", _ZERO))
+            if (epoch, owner) == (commit.epoch, commit.owner) and stream.last < last:
+                return ForeignDataError(
+                    f"{kind} of {name} was deleted with what we wrote up to {format_id(*last)}: "
+                    "somebody else writes to our keys, find out who"
+                )
             if entries and parse_id(entries[0].id) <= stream.last:
                 return ForeignDataError(
                     f"{kind} of {name} has an entry {format_id(*stream.last)} beyond our next, "
@@ -476,6 +484,8 @@ class MemoryLog:
                 stream.add(parse_id(entry.id), entry)
             if entries:
                 self.ring(name, kind)
+                if kind != "outcomes":
+                    book.wrote[kind] = (commit.epoch, commit.owner, stream.last)
         self._bury(name, book, commit.dead_letters)
         book.record = msgspec.structs.replace(
             record, position=commit.position, version=commit.version, digest=commit.digest

@@ -24,8 +24,29 @@ if TYPE_CHECKING:
     from holdfast.actors.ports import ActionEntry, Commit, DeadLetter
 
 
-def commit_call(commit: Commit) -> ScriptCall:
-    """The script call that writes *commit*."""
+class Wrote:
+    """The last actions that this process wrote to each book, in the epoch in which it did."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, str, str, str]] = {}
+
+    def before(self, commit: Commit) -> tuple[str, str]:
+        """The last payment and the last notification before *commit*, "" where there was none."""
+        epoch, owner, payment, notification = self._last.get(commit.book, (0, "", "", ""))
+        if (epoch, owner) != (commit.epoch, commit.owner):
+            return "", ""  # whoever takes a book over asks for all that is under way
+        return payment, notification
+
+    def note(self, commit: Commit) -> None:
+        """*commit* is written."""
+        payment, notification = self.before(commit)
+        payment = commit.payments[-1].id if commit.payments else payment
+        notification = commit.notifications[-1].id if commit.notifications else notification
+        self._last[commit.book] = (commit.epoch, commit.owner, payment, notification)
+
+
+def commit_call(commit: Commit, wrote: tuple[str, str] = ("", "")) -> ScriptCall:
+    """The script call that writes *commit*; *wrote* is of ``Wrote.before``."""
     check_commit(commit)
     keys = book_keys(commit.book)
     args: list[str | bytes | int] = [
@@ -39,6 +60,7 @@ def commit_call(commit: Commit) -> ScriptCall:
         len(commit.payments),
         len(commit.notifications),
         len(commit.dead_letters),
+        *wrote,
     ]
     for outcome in commit.outcomes:
         replayed = "1" if outcome.replayed else ""

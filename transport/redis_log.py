@@ -43,6 +43,7 @@ from holdfast.transport.keys import REGISTRY, REGISTRY_KNOWN, book_keys, lease_k
 from holdfast.transport.pool import ScriptCall, Server, ServerOptions
 from holdfast.transport.redis_actions import Groups
 from holdfast.transport.redis_commits import (
+    Wrote,
     commit_call,
     commit_error,
     decode_record,
@@ -123,6 +124,7 @@ class RedisLog:
         self._copies = Copies(options.replicas_min, options.replicas_s)
         self._groups = Groups(server, self._copies)
         self._tails = TailWatch(server)
+        self._wrote = Wrote()
         ahead_max_s = options.ahead_max_s
         self._ahead = AheadGuard(server, ahead_max_s) if ahead_max_s < math.inf else None
         self._registered: dict[str, int] = {}
@@ -362,7 +364,7 @@ class RedisLog:
 
     async def commit(self, commits: Sequence[Commit]) -> list[LogError | None]:
         """See ``Log.commit``."""
-        calls = [commit_call(commit) for commit in commits]
+        calls = [commit_call(commit, self._wrote.before(commit)) for commit in commits]
 
         await self._tails.look()
         waits, asks = self._copies.commands(), self._tails.commands()
@@ -394,6 +396,7 @@ class RedisLog:
         )
         for commit, result in zip(commits, results, strict=True):
             if result is None:
+                self._wrote.note(commit)
                 await self._tails.saw(commit.book, commit.position, commit.position)
         await self._report_loss(results)
         return results
@@ -412,6 +415,7 @@ class RedisLog:
             await self._confirm(commits, written, answers)
         for commit, answer in zip(commits, answers, strict=True):
             if answer is True:
+                self._wrote.note(commit)
                 await self._tails.saw(commit.book, commit.position, commit.position)
         await self._report_loss(answers)
         return answers

@@ -141,8 +141,8 @@ COMMIT: Final = Script(
     _COMMON,
     """
 -- KEYS: commit, outcomes, payments, notifications, deadletters, inputs.
--- ARGV: epoch, owner, after, position, version, digest, four counts, then the entries:
--- outcomes (id, status, body, timers, replayed), payments and notifications (id, action, type, body, trace),
+-- ARGV: epoch, owner, after, position, version, digest, four counts, the last payment and the last
+-- notification that this owner wrote in this epoch (or nothing), then the entries: outcomes (id, status, body, timers, replayed), payments and notifications (id, action, type, body, trace),
 -- dead letters (stream, id, why, fields).
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream', 'stream'})
   or fenced(KEYS[1], ARGV[1], ARGV[2])
@@ -162,18 +162,26 @@ bad = denied({
 if bad then return bad end
 local counts = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
 local widths = {5, 5, 5}
-local at = 11
+local at = 13
 for i = 1, 3 do
-  if counts[i] > 0 and redis.call('EXISTS', KEYS[1 + i]) == 1 then
-    local last = field(call('XINFO', 'STREAM', KEYS[1 + i]), 'last-generated-id')
-    if not below(last, ARGV[at]) then
+  local known = i > 1 and ARGV[9 + i] or ''
+  if counts[i] > 0 or known ~= '' then
+    local last = '0-0'
+    if redis.call('EXISTS', KEYS[1 + i]) == 1 then
+      last = field(call('XINFO', 'STREAM', KEYS[1 + i]), 'last-generated-id')
+    end
+    -- Executors begin a stream anew that is gone, so that it is there is no proof.
+    if known ~= '' and below(last, known) then
+      return foreign(KEYS[1 + i], 'was deleted with what we wrote up to ' .. known)
+    end
+    if counts[i] > 0 and last ~= '0-0' and not below(last, ARGV[at]) then
       return foreign(KEYS[1 + i], 'has an entry ' .. last .. ' beyond our next, ' .. ARGV[at])
     end
   end
   at = at + counts[i] * widths[i]
 end
 local key = KEYS[2]
-local i = 11
+local i = 13
 for _ = 1, counts[1] do
   local timers, replayed = ARGV[i + 3], ARGV[i + 4]
   if timers == '' and replayed == '' then

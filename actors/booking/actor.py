@@ -579,10 +579,10 @@ class _Host:
                 for commit, error in zip(
                     batch.commits, await self._write(batch.commits), strict=True
                 ):
+                    if not self._leads(commit.book, commit.epoch):
+                        continue  # what follows on a commit that was refused is refused, too
                     if error is not None:
                         _refuse_lost_tail(error)
-                    if not self._leads(commit.book, commit.epoch):
-                        continue
                     if error is None:
                         self._owned[commit.book].committed = commit.position
                         self._failures.pop(commit.book, None)

@@ -20,6 +20,7 @@ from holdfast.actors.booking.messages import (
     Refund,
     Void,
 )
+from holdfast.actors.executor import LEFT_OUT_S
 from holdfast.actors.health import Health
 from holdfast.actors.payment.actor import PaymentOptions, run_payment
 from holdfast.actors.payment.ledger import Capture as CaptureCall
@@ -59,6 +60,7 @@ class FlakyLog(MemoryLog):
     """A log that is away for as many calls as one says; a lost post was written or not."""
 
     away = 0
+    reads_away = 0
     lost_after = 0
     spoilt = ""
 
@@ -67,6 +69,9 @@ class FlakyLog(MemoryLog):
     ) -> list[tuple[str, ActionEntry]]:
         if self.spoilt in books:
             raise ForeignDataError("somebody wrote there")
+        if self.reads_away:
+            self.reads_away -= 1
+            raise LogUnavailableError("away")
         return await super().read_actions(stream, books, consumer, count, wait_s)
 
     async def finish_actions(
@@ -558,6 +563,35 @@ async def test_a_book_with_a_key_of_a_wrong_type_does_not_keep_others_from_their
     assert (await log.facts("other", "payments")).pending == 0
     if spoilt == "inputs":
         assert (await log.facts("demo", "payments")).pending == 1
+
+
+@pytest.mark.parametrize("spoilt", ["payments", "inputs"])
+async def test_a_book_that_a_person_has_mended_is_served_again_without_a_restart(
+    autojump_clock: MockClock, log: FlakyLog, spoilt: str
+) -> None:
+    """Longer each time it is looked at in vain; what was taken of it is claimed and posted once."""
+    health, stop, provider = Health(), trio.Event(), FakeProvider()
+    await emit(log, "demo", hold(1))
+    key = log.book("demo").stream(cast("Any", spoilt))
+    key.foreign = True
+    run = partial(run_payment, consumer="one", options=OPTIONS, stop=stop, health=health)
+    with capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, log, provider)
+            await trio.sleep(LEFT_OUT_S * 4)
+            assert "is no stream" in health.troubles["book demo"]
+            key.foreign = False
+            log.reads_away = 1
+            assert (await results(log, "demo", 1))[0].status == "authorized"
+            await trio.sleep(OPTIONS.claim_idle_s)
+            assert health.troubles == {}
+            await emit(log, "demo", hold(2))
+            await results(log, "demo", 2)
+            stop.set()
+    told = [line["event"] for line in lines if line["event"].startswith("book_")]
+    assert told[-2:] == ["book_left_out", "book_served_again"]
+    assert dict.fromkeys(provider.keys) == {"demo:k1": None, "demo:k2": None}
+    assert (await log.facts("demo", "payments")).pending == 0
 
 
 async def test_a_long_call_of_a_book_that_is_spoilt_meanwhile_stays_pending(

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
 import trio
 
 from holdfast.actors.payment.http_provider import HttpProvider
-from holdfast.actors.ports import ProviderAnswer
+from holdfast.actors.ports import LogError, ProviderAnswer
 from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD, EXIT_USAGE
-from holdfast.tools.reconcile import Orphan, release
+from holdfast.tools.errors import ToolError
+from holdfast.tools.reconcile import Orphan, find_orphans, release
+from holdfast.transport.operator import open_operator
+from holdfast.transport.redis_log import open_redis_log
+
+from .books import ask, make_book, requests
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from holdfast.tools.reconcile import Provider
 
     Holdfast = Callable[..., subprocess.CompletedProcess[str]]
     Service = Callable[..., AbstractContextManager[Any]]
@@ -142,6 +149,36 @@ def test_a_booking_whose_cancellation_is_lost_learns_that_its_money_was_released
     while holdfast("reconcile", "demo", *data).returncode != EXIT_GOOD:
         assert time.monotonic() < deadline
     assert holdfast("check", "demo", *data).returncode == EXIT_GOOD
+
+
+def test_a_book_without_its_inputs_is_not_taken_for_one_that_wants_no_money(
+    server_url: str, new_book: Callable[[], str]
+) -> None:
+    """Found by the simulator (seed 60391 of ``upkeep`` then): all that it had on hold was released."""
+    book = new_book()
+    record = make_book(server_url, book, requests(3))
+    inputs = f"holdfast:{{{book}}}:inputs"
+    ask(server_url, "RENAME", inputs, f"{inputs}:gone")
+
+    class Holds:
+        async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
+            return {f"{prefix}p{record.position}": ProviderAnswer("authorized")}
+
+    async def look() -> None:
+        async with open_redis_log(server_url) as log, open_operator(server_url) as operator:
+            await find_orphans(log, operator, cast("Provider", Holds()), book)
+
+    def said() -> str:
+        with pytest.raises((LogError, ToolError)) as caught:
+            trio.run(look)
+        return str(caught.value)
+
+    assert "bring them back first" in said()
+    ask(server_url, "XADD", inputs, "*", "type", "tick", "body", "{}")
+    assert "begun anew" in said() or "bring them back first" in said()
+    ask(server_url, "DEL", inputs)
+    ask(server_url, "SET", inputs, "not ours")
+    assert "bring them back first" in said() or "is no stream" in said()
 
 
 def test_refunding_is_asked_for_with_yes(invoke: Callable[..., Any]) -> None:

@@ -22,6 +22,7 @@ from holdfast.actors.booking.actor import BookingOptions, run_booking
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import GENESIS, ForeignDataError, LogTrimmedError, NewInput
 from holdfast.bootstrap import SystemClock
+from holdfast.cli.practice import define, load_practice
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.pool import ServerOptions
 from holdfast.transport.redis_log import RedisLog, open_redis_log
@@ -242,6 +243,9 @@ async def test_a_key_of_a_wrong_type_stops_its_book_alone(
     why = await Actor(redis_log, book).until_given_up()
     documented(why, book)
     await Actor(redis_log, other).until_decided(other, good)
+    client.delete(f"holdfast:{{{book}}}:{stream}")  # and goes on once it is put right
+    (good,) = await redis_log.append(book, [TICK])
+    await Actor(redis_log, book).until_decided(book, good)
 
 
 async def test_an_outcome_written_by_hand_stops_its_book(
@@ -260,6 +264,43 @@ async def test_an_outcome_written_by_hand_stops_its_book(
     ours = why.rpartition("our next, ")[2].partition(":")[0]
     documented(why, book, ahead, ours)
     assert (await redis_log.read_record(book)).position == record.position
+    client.rename(BookKeys(book).outcomes, f"spoilt:{book}")  # as the document says
+    (last,) = await redis_log.append(book, [TICK])
+    await Actor(redis_log, book).until_decided(book, last)
+
+
+async def test_actions_that_were_deleted_stop_their_book_until_it_is_taken_over(
+    redis_log: RedisLog,
+    client: Any,  # noqa: ANN401
+    book: str,
+) -> None:
+    """A takeover asks for all that is under way; until then nobody would, and money would stay on hold."""
+    practice = load_practice("dentist")
+    policies = msgspec.structs.replace(practice.policies, advance_days_max=3660)
+    practice = msgspec.structs.replace(practice, policies=policies)
+    await redis_log.append(book, [define(practice, by="service:test")])
+    payments = BookKeys(book).payments
+    said: list[str] = []
+
+    async def serve() -> None:
+        said.append(await Actor(redis_log, book).until_given_up())
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            body = b'{"service":"checkup","first":"2031-03-03","last":"2031-03-28"}'
+            asked = NewInput("request_auto", body, "k", "customer:K1")
+            (mine,) = await redis_log.append(book, [asked])
+            while not client.xlen(payments):
+                await redis_log.read_outcomes({book: mine}, 1, 0.05)
+            ((id_, _),) = client.xrange(payments)
+            client.delete(payments)
+            await redis_log.append(book, [TICK])
+    documented(said[0], book, id_.decode())
+    (last,) = await redis_log.append(book, [TICK])
+    await Actor(redis_log, book).until_decided(book, last)
+    ((_, fields),) = client.xrange(payments)
+    assert fields[b"type"] == b"check_status"
 
 
 async def test_an_action_written_by_hand_is_a_dead_letter(

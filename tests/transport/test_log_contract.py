@@ -73,6 +73,10 @@ class Vandal:
         """Delete the whole stream; the next append begins another one."""
         raise NotImplementedError
 
+    def delete_actions(self, book: str, stream: ActionStream) -> None:
+        """Delete the whole stream, its group with it."""
+        raise NotImplementedError
+
     def move_group_back(self, book: str, stream: ActionStream, entry_id: str) -> None:
         """Let the group's next entry be the one after *entry_id*."""
         raise NotImplementedError
@@ -102,6 +106,9 @@ class MemoryVandal(Vandal):
     def delete_inputs(self, book: str) -> None:
         self._log.book(book).inputs = MemoryStream()
 
+    def delete_actions(self, book: str, stream: ActionStream) -> None:
+        setattr(self._log.book(book), stream, MemoryStream())
+
     def move_group_back(self, book: str, stream: ActionStream, entry_id: str) -> None:
         ms, sequence = map(int, entry_id.split("-"))
         self._log.book(book).actions(stream).groups[stream].last = (ms, sequence)
@@ -130,6 +137,9 @@ class RedisVandal(Vandal):
 
     def delete_inputs(self, book: str) -> None:
         self._client.delete(BookKeys(book).inputs)
+
+    def delete_actions(self, book: str, stream: ActionStream) -> None:
+        self._client.delete(BookKeys(book).stream(stream))
 
     def move_group_back(self, book: str, stream: ActionStream, entry_id: str) -> None:
         self._client.xgroup_setid(BookKeys(book).stream(stream), stream, entry_id)
@@ -783,6 +793,26 @@ async def test_trimming_keeps_what_no_consumer_has_finished(
     assert ids_of(await log.read_actions(stream, [book], "c1", 4, 0)) == [
         entry.id for entry in actions[4:]
     ]
+
+
+@pytest.mark.parametrize("stream", ["payments", "notifications"])
+async def test_a_stream_that_was_deleted_with_our_actions_is_told_until_the_book_is_taken_over(
+    log: Log, vandal: Vandal, book: str, stream: ActionStream
+) -> None:
+    """Whoever takes over asks for all that is under way; an executor has begun the stream anew by then."""
+    _, ids = await led_book(log, book)
+    ours = action(ids[0])
+    first = commit(book, ids[:1])
+    first = msgspec.structs.replace(first, **{stream: [ours]})
+    assert await log.commit([first]) == [None]
+    vandal.delete_actions(book, stream)
+    assert await log.read_actions(stream, [book], "c1", 4, 0) == []
+    (error,) = await log.commit([commit(book, ids[1:2], after=ids[0])])
+    assert isinstance(error, ForeignDataError)
+    assert f"was deleted with what we wrote up to {ours.id}: somebody else writes" in str(error)
+    assert (await log.read_record(book)).position == ids[0]
+    await log.take_over(book, "me")
+    assert await log.commit([commit(book, ids[1:2], after=ids[0], epoch=2)]) == [None]
 
 
 async def test_trimming_keeps_what_a_group_that_was_moved_back_is_given_again(

@@ -33,6 +33,7 @@ from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
+    from holdfast.actors.booking.runner import BookRunner
     from holdfast.actors.booking.views import PaymentView
     from holdfast.actors.ports import Log, ProviderAnswer
     from holdfast.tools.ports import Operator
@@ -135,7 +136,7 @@ async def find_orphans(log: Log, operator: Operator, provider: Provider, book: s
 
 async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: str) -> Reconciled:
     ledger = await provider.ledger(f"{book}:")
-    runner = await decided_to(log, book, (await log.facts(book, "inputs")).last_id, check=True)
+    runner = await _decided(log, book)
     known = {payment.payment for payment in views.payments(runner.state)}
     differing = [
         Differing(reference, payment.booking, ledger[reference].status, payment.observed)
@@ -154,6 +155,22 @@ async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: 
                 Orphan(payment, answer.status, answer.amount_cents, answer.reference, why)
             )
     return Reconciled(book, runner.position, len(ledger), orphans, differing)
+
+
+async def _decided(log: Log, book: str) -> BookRunner:
+    """*book* as of its last input.
+
+    Raises:
+      ToolError: Its inputs are not those that were decided: nobody could tell what it wants.
+    """
+    record, facts = await log.read_record(book), await log.facts(book, "inputs")
+    runner = await decided_to(log, book, facts.last_id, check=True)
+    if parse_id(runner.position) < max(parse_id(record.position), parse_id(facts.last_id)):
+        raise ToolError(
+            f"the inputs of {book} end at {runner.position}, and it was decided up to "
+            f"{record.position}: bring them back first, for without them all its money looks unwanted"
+        )
+    return runner
 
 
 def differs(payment: PaymentView, answer: ProviderAnswer) -> bool:

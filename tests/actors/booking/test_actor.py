@@ -24,6 +24,7 @@ from holdfast.actors.ports import (
     CommitUnknownError,
     LogError,
     LogUnavailableError,
+    OutcomeEntry,
     TailLostError,
 )
 from holdfast.machine import Emit, Normal
@@ -478,6 +479,32 @@ class NoSnapshots:
 
 def no_snapshots(log: MemoryLog, why: LogError | None = None) -> Log:
     return cast("Log", NoSnapshots(log, why or LogError("the snapshot cannot be written")))
+
+
+async def test_what_follows_on_a_commit_that_was_refused_is_no_lost_tail(
+    autojump_clock: MockClock,
+) -> None:
+    """Found by the simulator (seed 60154 of ``upkeep`` then): it ended the process with all its books."""
+    clock = VirtualClock()
+    memory = MemoryLog(clock)
+    for book in (BOOK, "other"):
+        await memory.append(book, [new(PRACTICE, "p")])
+
+    async def somebody_writes_an_outcome() -> None:
+        await memory.append(BOOK, [new(m.RequestAuto("checkup", days=[1]), "next")])
+        await trio.sleep(1)  # it is decided by now, and waits for the commit before it
+        ahead = (clock.now_ms() + HOUR_MS, 0)
+        memory.book(BOOK).outcomes.add(ahead, OutcomeEntry(f"{ahead[0]}-0", "accepted", b"{}"))
+
+    paused = cast("Log", PausedLog(memory, "commit", somebody_writes_an_outcome))
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(booking_actor, paused, clock, stop)
+        await trio.sleep(10)
+        (mine,) = await memory.append("other", [new(m.RequestAuto("checkup", days=[1]), "r")])
+        await wait_decided(memory, "other", mine)
+        stop.set()
+    assert memory.book(BOOK).record.position == GENESIS
 
 
 async def test_a_snapshot_that_is_refused_ends_the_service_of_its_book_alone(

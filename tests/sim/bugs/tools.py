@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from holdfast.actors.booking.actor import _Host
+from holdfast.actors.executor import Executor
 from holdfast.tools import drained, export, letters, reconcile, restore, trim, whatif
 from holdfast.tools.history import History
 from holdfast.tools.sources import LogSource
@@ -246,9 +247,61 @@ BUGS = [
         "upkeep",
         edit(
             reconcile,
-            "_find_orphans",
-            '(await log.facts(book, "inputs")).last_id',
-            '(await log.read_record(book)).snapshot or "0-0"',
+            "_decided",
+            "decided_to(log, book, facts.last_id, check=True)",
+            'decided_to(log, book, record.snapshot or "0-0")',
+            "if parse_id(runner.position) < max(parse_id(record.position), parse_id(facts.last_id)):",
+            "if False:",
+        ),
+    ),
+    Bug(
+        "tools",
+        "reconciles-without-a-log",
+        "The reconciler takes a book whose inputs cannot be read for one that wants no money.",
+        "upkeep",
+        edit(
+            reconcile,
+            "_decided",
+            "if parse_id(runner.position) < max(parse_id(record.position), parse_id(facts.last_id)):",
+            "if False:",
+        ),
+    ),
+    Bug(
+        "tools",
+        "left-out-for-good",
+        "An executor that has left a book out never looks at it again.",
+        "upkeep",
+        edit(Executor, "_serve_again", "further = self._failures[book] - 1", "return"),
+    ),
+    Bug(
+        "tools",
+        "deletion-unseen",
+        "Nobody notices that a stream of actions was deleted, with what is under way.",
+        "upkeep",
+        edit(MemoryLog, "_commit", "and stream.last < last:", "and False:"),
+    ),
+    Bug(
+        "tools",
+        "retry-hands-out-nothing",
+        "An action whose dead letter is sent again is handed to nobody.",
+        "upkeep",
+        edit(
+            MemoryOperator,
+            "retry_action",
+            "held.groups[stream].pending[id_] = MemoryPending(OPERATOR, since_ms, 1)",
+            "pass",
+        ),
+    ),
+    Bug(
+        "tools",
+        "gives-all-up",
+        "A booking actor that cannot read one book's inputs gives up all that it leads.",
+        "upkeep",
+        edit(
+            _Host,
+            "_give_up_spoiled",
+            "await self._patiently(self._log.read_inputs, {book: owned.runner.position}, 1, 0.0)",
+            "raise spoiled",
         ),
     ),
     Bug(
