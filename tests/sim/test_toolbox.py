@@ -33,8 +33,8 @@ def test_every_tool_is_used_beside_a_live_book_and_harms_nothing() -> None:
         assert result.violation is None, seed
         seen |= dict.fromkeys(result.marks)
     # Some of it takes a hundred worlds, such as a takeover between two requests; nobody fails over here.
-    rare = ("tool_superseded", "tool_history_changed")
-    rare += ("tool_meddled_deleted_told", "tool_action_retried")
+    rare = ["tool_superseded", "tool_history_changed"]
+    rare += ["tool_meddled_deleted_told", "tool_action_retried"]
     assert [name for name in TOOL_MARKS if name not in seen and name not in rare] == []
 
 
