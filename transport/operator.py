@@ -12,6 +12,7 @@ writes here checks on the server, in the same step, that nobody is harmed by it:
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -195,12 +196,17 @@ class Operator:
 
     async def lease_left_s(self, owner: str) -> float | None:
         """See ``Operator``."""
-        (reply,) = await self._server.run([("PTTL", lease_key(owner))], again=True)
-        if not isinstance(reply, hiredis.ReplyError):
-            return max(0, int(reply)) / 1000
-        if str(reply).startswith("NOPERM"):
-            return None
-        raise error_of(reply, "looking at a lease")
+        key = lease_key(owner)
+        replies = await self._server.run([("GET", key), ("PTTL", key)], again=True)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                if str(reply).startswith("NOPERM"):
+                    return None
+                if str(reply).startswith("WRONGTYPE"):
+                    return 0.0  # nobody takes it for a lease
+                raise error_of(reply, "looking at a lease")
+        left_ms = int(replies[1])
+        return math.inf if left_ms == -1 else max(0, left_ms) / 1000
 
     async def history(self) -> str:
         """See ``Operator``."""

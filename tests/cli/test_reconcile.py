@@ -98,6 +98,7 @@ def test_orphans_are_listed_then_released_and_nothing_else_is_touched(
     }  # fmt: skip
     assert ledger(service.provider) == before
 
+    assert holdfast("check", "demo", "--data", tmp_path / "data").returncode == EXIT_FAILED
     too_many = holdfast(*args, "--yes", "--wait", "0", "--most", "1")
     assert too_many.returncode == EXIT_FAILED
     assert "2 orphans are more than 1" in too_many.stderr
@@ -112,7 +113,9 @@ def test_orphans_are_listed_then_released_and_nothing_else_is_touched(
     assert refunded.returncode == EXIT_GOOD, refunded.stderr
     assert ledger(service.provider) == before | {LOST: "voided", TAKEN: "refunded"}
     assert holdfast(*args).returncode == EXIT_GOOD
-    assert holdfast("check", "demo", "--data", tmp_path / "data").returncode == EXIT_FAILED
+    checked = holdfast("check", "demo", "--data", tmp_path / "data")
+    assert checked.returncode == EXIT_GOOD, checked.stdout
+    assert "2 that nobody asked for have no money any more" in checked.stdout
 
 
 def test_a_booking_whose_cancellation_is_lost_learns_that_its_money_was_released(

@@ -159,6 +159,27 @@ def test_the_lease_of_the_owner_is_shown(
     assert f"of {book} (lease " in invoke("status", book, "--redis", server_url).stdout
 
 
+def test_what_is_no_lease_is_not_shown_as_one(
+    invoke: Invoke, server_url: str, new_book: Callable[[], str]
+) -> None:
+    """A key of another type is none to those who stand by; a text without end is one to them, for ever."""
+    book = new_book()
+    make_book(server_url, book, [])
+    ask(server_url, "HSET", f"holdfast:{{{book}}}:commit", "owner", book)
+    ask(server_url, "LPUSH", lease_key(book), "foreign")
+    ask(server_url, "PEXPIRE", lease_key(book), "600000")
+    code, told = status(invoke, server_url, book)
+    assert (code, told["lease_s"]) == (EXIT_GOOD, 0.0)
+    ask(server_url, "DEL", lease_key(book))
+    ask(server_url, "SET", lease_key(book), "foreign")
+    code, told = status(invoke, server_url, book)
+    assert code == EXIT_FAILED
+    assert told["lease_s"] is None
+    assert f"the lease of {book} never lapses" in told["problems"][0]
+    assert "(lease without end)" in invoke("status", book, "--redis", server_url).stdout
+    ask(server_url, "DEL", lease_key(book))
+
+
 def test_the_server_is_shown_as_far_as_one_may_ask(
     invoke: Invoke, server_url: str, new_book: Callable[[], str]
 ) -> None:

@@ -31,6 +31,10 @@ LEDGER_TRIES_MAX: Final = 20
 """So often the ledger is read again while the book goes on meanwhile."""
 
 
+WITHOUT_MONEY: Final = ("voided", "refunded", "declined")
+"""What a payment is that holds no money, or no longer."""
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One thing that was checked.
 
@@ -227,14 +231,20 @@ class Checker:
                 problems.append(f"payment {payment.payment} {problem}")
             elif answer is not None and answer.status == "authorized":
                 cents += payment.amount_cents
+        given_back = 0
         for name, answer in rest.items():
-            if name not in self._asked:
+            if name not in self._asked and answer.status in WITHOUT_MONEY:
+                given_back += 1  # as by 'holdfast reconcile'
+            elif name not in self._asked:
                 problems.append(
                     f"the provider has {name} ({answer.status}), which nobody asked for"
                 )
             elif answer.status == "authorized":
                 problems.append(f"the provider holds money for {name}, which has left the book")
-        said = f"The provider's {count} payments are the book's; {cents / 100:.2f} are on hold."
+        ours = count - given_back
+        said = f"The provider's {ours} payments are the book's; {cents / 100:.2f} are on hold."
+        if given_back:
+            said += f" {given_back} that nobody asked for have no money any more."
         if under_way:
             said += f" {under_way} are under way."
         return said, problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -247,6 +248,8 @@ def _owner(book: BookStatus) -> str:
         return f"{book.owner} (lease {NOT_ALLOWED})"
     if book.lease_s == 0:
         return f"{book.owner} (no lease)"
+    if book.lease_s == math.inf:
+        return f"{book.owner} (lease without end)"
     return f"{book.owner} (lease {book.lease_s:.1f} s)"
 
 

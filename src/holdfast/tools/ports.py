@@ -75,7 +75,7 @@ class Operator(Protocol):
     async def lease_left_s(self, owner: str) -> float | None:
         """How long the lease of the booking actor *owner* still lasts; 0.0 where it has none.
 
-        None where our user may not ask.
+        Infinite where somebody wrote one that never lapses; None where our user may not ask.
         """
         ...
 

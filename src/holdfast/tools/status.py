@@ -5,6 +5,7 @@ Ages are by the server's clock, which the ids come from; this machine's may diff
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +54,8 @@ class BookStatus(msgspec.Struct, frozen=True):
       last: The last input there is.
       lag: How many inputs are between.
       owner: Token of the booking actor that took the book over last; it may be gone.
-      lease_s: How long its lease still lasts, 0.0 where it has none; None where our user may not ask.
+      lease_s: How long its lease still lasts, 0.0 where it has none; None where our user may not ask,
+        infinite where it never lapses.
       snapshot: Position of the newest one, "" where there is none.
       snapshot_age_s: How long ago that was.
       since_snapshot: Inputs decided since then; -1 where there is none, or it was not looked.
@@ -136,6 +138,12 @@ async def _look(log: Log, operator: Operator, book: str, late_s: float, quick: b
     since = -1
     if record.snapshot and not quick:
         since = max(0, (await _after(log, book, record.snapshot))[0] - lag)
+    lease_s = await operator.lease_left_s(record.owner) if record.owner else 0.0
+    if lease_s == math.inf:
+        problems.append(
+            f"the lease of {record.owner} never lapses, so nobody would take its books over: somebody "
+            "else wrote it, delete it"
+        )
     state = None if quick else await decided_to(log, book, record.position)
     return BookStatus(
         book=book,
@@ -144,7 +152,7 @@ async def _look(log: Log, operator: Operator, book: str, late_s: float, quick: b
         lag=lag,
         epoch=record.epoch,
         owner=record.owner,
-        lease_s=await operator.lease_left_s(record.owner) if record.owner else 0.0,
+        lease_s=lease_s,
         version=record.version,
         digest=record.digest,
         snapshot=record.snapshot,
