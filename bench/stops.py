@@ -15,54 +15,53 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import signal
-import sys
 import tempfile
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import redis
 import trio
+from aftermath import (
+    answers_gone,
+    assert_actions_are_those_of_a_replay,
+    assert_one_effect_each,
+    read_streams,
+    report_of,
+    wait_rest,
+)
+from customers import CANCELS, any_card, any_wish, cancel, days_ahead, practice
+from processes import EVENT_S_MAX, BookingProcess, until
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking import views, wire
-from holdfast.actors.booking.runner import BookRunner
-from holdfast.actors.payment.ledger import Change, Ledger, Settle
-from holdfast.actors.ports import NewInput
-from holdfast.bootstrap import PROVIDER_FOLDER, open_log, open_provider
-from holdfast.cli.checks import Checker
-from holdfast.cli.children import Child
+from holdfast.bootstrap import open_log
 from holdfast.cli.crowd import script
-from holdfast.cli.follow import catch_up, follow, order
 from holdfast.cli.push import wait_outcome
 from holdfast.cli.supervisor import Supervisor
-from holdfast.config.settings import load, to_environ
+from holdfast.config.settings import load
 from holdfast.transport import scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable
 
-    from holdfast.actors.ports import Log, OutcomeEntry
+    from aftermath import Streams
+
+    from holdfast.actors.ports import Log, NewInput, OutcomeEntry
     from holdfast.cli.supervisor import Part
     from holdfast.config.settings import Settings
 
 BOOKS: Final[tuple[str, ...]] = ("north", "east", "south", "west")
 PARTS: Final[tuple[Part, ...]] = ("server", "provider", "payment", "notification")
+POLICIES: Final = m.Policies(hold_s=5, holds_per_customer_max=0, check_settle_s=2)
 CUSTOMERS: Final = 16
 BETWEEN_S: Final = 1.0
 ANSWER_S_MAX: Final = 90.0
-EVENT_S_MAX: Final = 120.0
-POLL_S: Final = 0.02
-
-Entries: TypeAlias = list[tuple[str, dict[str, str]]]
 
 
 class Stops(msgspec.Struct):
@@ -92,15 +91,6 @@ class Stops(msgspec.Struct):
     gaps_s: list[float] = []
     gap_s_median: float = 0.0
     gap_s_most: float = 0.0
-
-
-async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something in another process."""
-    with trio.move_on_after(EVENT_S_MAX):
-        while not await holds():  # noqa: ASYNC110 - another process sets no event of ours
-            await trio.sleep(POLL_S)
-        return
-    raise AssertionError(f"{what} did not come within {EVENT_S_MAX:g} s")
 
 
 # --- the witness ----------------------------------------------------------------------------------
@@ -190,21 +180,6 @@ class Witness:
 # --- the customers --------------------------------------------------------------------------------
 
 
-def practice() -> NewInput:
-    """Three chairs, every day."""
-    definition = m.DefinePractice(
-        name="Practice",
-        zone="Europe/Berlin",
-        currency="EUR",
-        services=[m.Service("checkup", "Checkup", 30, 7_500)],
-        staff=[m.Staff(f"s{number}", "Member") for number in range(3)],
-        hours={str(day): [("08:00", "18:00")] for day in range(7)},
-        policies=m.Policies(hold_s=5, holds_per_customer_max=0, check_settle_s=2),
-    )
-    body = wire.encode_message(definition)
-    return NewInput("define_practice", body, key="practice", by="service:test")
-
-
 class Customers:
     """Those who ask, now and then twice, and cancel.
 
@@ -229,12 +204,12 @@ class Customers:
             task_status.started()
             while not self.leave.is_set():
                 count += 1
-                card = draw.choices("KDTBP", (76, 12, 4, 4, 4))[0]  # see the provider's script
-                by, key = f"customer:{card}{number}-{draw.randrange(20)}", f"k{number}-{count}"
-                outcome = await self._ask(log, book, _wish(draw, key, by), draw)
-                if outcome.status == "accepted" and draw.random() < 0.3:
-                    body = wire.encode_message(m.Cancel(booking=f"b{outcome.id}"))
-                    await self._ask(log, book, NewInput("cancel", body, f"{key}c", by), draw)
+                card, key = any_card(draw), f"k{number}-{count}"
+                by = f"customer:{card}{number}-{draw.randrange(20)}"
+                wish = any_wish(draw, days_ahead(draw.randrange(3, 30)), key, by)
+                outcome = await self._ask(log, book, wish, draw)
+                if outcome.status == "accepted" and draw.random() < CANCELS:
+                    await self._ask(log, book, cancel(outcome.id, key, by), draw)
                 await trio.sleep(draw.random() * 0.2)
 
     async def _ask(self, log: Log, book: str, new: NewInput, draw: random.Random) -> OutcomeEntry:
@@ -245,45 +220,16 @@ class Customers:
         return outcome
 
 
-def _wish(draw: random.Random, key: str, by: str) -> NewInput:
-    """A time that others want too, or any time of a day."""
-    date = (datetime.now(UTC) + timedelta(days=draw.randrange(3, 30))).date().isoformat()
-    if draw.random() < 0.5:
-        hour, half = draw.randrange(8, 18), draw.choice(("00", "30"))
-        slot = m.RequestSlot("checkup", f"{date}T{hour:02d}:{half}")
-        return NewInput("request_slot", wire.encode_message(slot), key, by)
-    auto = m.RequestAuto("checkup", days=[date])
-    return NewInput("request_auto", wire.encode_message(auto), key, by)
-
-
 # --- the two processes ----------------------------------------------------------------------------
 
 
-class Process:
-    """One booking process and what it logs."""
-
-    def __init__(self, name: str, settings: Settings) -> None:
-        self._output = settings.data / f"{name}.log"
-        argv = [sys.executable, "-P", "-m", "holdfast", "actor", "booking"]
-        argv += ["--parent", str(os.getpid()), "--ready-fd", "{ready_fd}"]
-        self.child = Child(name, argv, to_environ(settings), self._output)
-
-    def said(self) -> Iterator[dict[str, Any]]:
-        """Its whole lines; what is none of its log's, such as a traceback, counts as an error."""
-        for line in self._output.read_bytes().rpartition(b"\n")[0].splitlines():
-            try:
-                yield msgspec.json.decode(line)
-            except msgspec.DecodeError:
-                yield {"event": line.decode(), "level": "error"}
+class Process(BookingProcess):
+    """One of them."""
 
     def took(self) -> set[tuple[str, int]]:
         """Book and epoch of each takeover it made."""
         taken = (line for line in self.said() if line["event"] == "book_taken_over")
         return {(line["book"], line["epoch"]) for line in taken}
-
-    def stepped_down(self) -> int:
-        """How often it found that it leads a book no more."""
-        return sum(line["event"] == "stepped_down" for line in self.said())
 
 
 class Decisions:
@@ -328,11 +274,11 @@ class World:
         async with trio.open_nursery() as nursery:
             await nursery.start(witness.watch)
             for book in BOOKS:
-                await self._log.append(book, [practice()])
+                await self._log.append(book, [practice(POLICIES)])
             # Two that begin at once may share the books, and then nobody ever leads them all.
-            self.processes.append(Process("first", self._settings))
+            self._begin("first")
             await self._wait_leader(None)
-            self.processes.append(Process("second", self._settings))
+            self._begin("second")
             nursery.start_soon(self.decisions.watch, self._log)
             async with trio.open_nursery() as living:
                 for number in range(CUSTOMERS):
@@ -346,10 +292,12 @@ class World:
             nursery.cancel_scope.cancel()
         return witness, customers
 
+    def _begin(self, name: str) -> None:
+        self.processes.append(Process(self._settings, self._settings.data / f"{name}.log"))
+
     def _assert_alive(self) -> None:
         for process in self.processes:
-            said = list(process.said())
-            assert process.child.code is None, f"a booking process has ended: {said[-1:]}"
+            assert process.child.code is None, f"a booking process has ended: {process.said()[-1:]}"
 
     async def _leaders(self) -> set[int]:
         """Who leads the books: numbers of processes."""
@@ -389,101 +337,16 @@ class World:
         self._stops.seconds = round(trio.current_time() - begun, 1)
 
 
-async def wait_rest(log: Log, book: str) -> None:
-    """Wait until all is decided, no payment waits for anything, and no action is left."""
-    with trio.fail_after(EVENT_S_MAX):
-        runner = await follow(log, book)
-        while not await _rests(log, book, runner):
-            await log.read_inputs({book: runner.position}, 1, 0.2)
-
-
-async def _rests(log: Log, book: str, runner: BookRunner) -> bool:
-    await catch_up(log, book, runner)
-    if (await log.read_record(book)).position != runner.position:
-        return False
-    groups = [await log.facts(book, "payments"), await log.facts(book, "notifications")]
-    return not any(group.lag or group.pending for group in groups) and all(
-        payment.at_rest for payment in views.payments(runner.state)
-    )
-
-
 # --- what must hold at the end --------------------------------------------------------------------
 
 
-def read_streams(settings: Settings, book: str) -> dict[str, Entries]:
-    """All entries of a book's streams, as a client that is not ours sees them."""
-    names = ("inputs", "outcomes", "payments", "notifications", "deadletters")
-    with cast("Any", redis.Redis).from_url(settings.redis_url, decode_responses=True) as client:
-        return {name: client.xrange(f"holdfast:{{{book}}}:{name}") for name in names}
-
-
-def assert_one_outcome_each(streams: dict[str, Entries], told: dict[str, OutcomeEntry]) -> None:
-    """One for each input, under its id, ascending; one for each key; the one that was told."""
-    keys = {id_: fields.get("key", "") for id_, fields in streams["inputs"]}
-    ids = [id_ for id_, _ in streams["outcomes"]]
-    assert ids == list(keys), "an input has no outcome, or two"
-    assert all(order(before) < order(after) for before, after in pairwise(ids))
-    of_key: dict[str, tuple[str, str]] = {}
-    for id_, fields in streams["outcomes"]:
-        outcome = (fields["status"], fields["body"])
-        if keys[id_]:
-            assert of_key.setdefault(keys[id_], outcome) == outcome, f"{keys[id_]} has two answers"
-        if id_ in told:
-            assert (told[id_].status, told[id_].body.decode()) == outcome, f"{id_} differs"
-    assert told.keys() <= keys.keys(), "what was told is not in the log"
-    assert streams["deadletters"] == []
-
-
-def assert_epochs_ascend(streams: dict[str, Entries]) -> list[int]:
+def assert_epochs_ascend(streams: Streams) -> list[int]:
     """In the order of the log; the epoch of each takeover."""
     bodies = [fields["body"] for _, fields in streams["inputs"] if fields["type"] == "taken_over"]
     taken = [msgspec.json.decode(body, type=m.TakenOver) for body in bodies]
     epochs = [one.epoch for one in taken if not one.after]  # further pages of a restore are of one
     assert epochs == list(range(1, len(epochs) + 1)), epochs
     return epochs
-
-
-async def assert_actions_are_those_of_a_replay(
-    log: Log, book: str, streams: dict[str, Entries]
-) -> None:
-    """What was written for the executors is what the inputs say, each entry once."""
-    decided: list[tuple[str, str]] = []
-
-    async def note(_entries: object, batch: Any) -> None:  # noqa: ANN401 - Decided
-        decided.extend((a.id, a.action) for a in (*batch.payments, *batch.notifications))
-
-    await catch_up(log, book, BookRunner(book), on_batch=note)
-    written = [
-        (id_, fields["action"])
-        for stream in ("payments", "notifications")
-        for id_, fields in streams[stream]
-    ]
-    assert len(set(written)) == len(written), "an action was written twice"
-    assert sorted(written) == sorted(decided), "actions are not those of a replay"
-
-
-def assert_one_effect_each(streams: dict[str, dict[str, Entries]], data: Path) -> dict[str, int]:
-    """Each action moved money once at most, and no money moved but for an action."""
-    keys: set[str] = set()
-    for book, of_book in streams.items():
-        for _, fields in of_book["payments"]:
-            key = msgspec.json.decode(fields["body"], type=dict[str, Any]).get("key")
-            if key is not None:  # looking at a payment's status has no effect and no key
-                keys.add(f"{book}:{key}")
-    payments = Ledger()
-    lines: Counter[str] = Counter()
-    moved: Counter[tuple[str, str]] = Counter()
-    for line in (data / PROVIDER_FOLDER / "provider.jsonl").read_bytes().splitlines():
-        change = msgspec.json.decode(line, type=Change)
-        before = payments.payment(change.reference)
-        payments.apply(change)
-        if not isinstance(change, Settle):  # which the provider does of itself
-            lines[change.key] += 1
-        if payments.payment(change.reference) != before:
-            moved[type(change).__name__.lower(), change.reference] += 1
-    assert set(lines.values()) == set(moved.values()) == {1}, "money moved twice"
-    assert lines.keys() <= keys, "money moved for no action"
-    return dict(Counter(kind for kind, _ in moved))
 
 
 async def assert_all_holds(
@@ -493,24 +356,21 @@ async def assert_all_holds(
     assert not witness.wrong, witness.wrong
     streams = {book: read_streams(settings, book) for book in BOOKS}
     outcomes: Counter[str] = Counter()
-    async with open_provider(settings) as provider:
-        for book, of_book in streams.items():
-            report = await Checker(log, provider, book).run()
-            assert report.holds, report.findings
-            record = await log.read_record(book)
-            assert (report.position, report.digest) == (record.position, record.digest)
-            assert_one_outcome_each(of_book, customers.told[book])
-            epochs = assert_epochs_ascend(of_book)
-            assert epochs == witness.takeovers[book]
-            assert record.epoch == epochs[-1]
-            await assert_actions_are_those_of_a_replay(log, book, of_book)
-            outcomes.update(fields["status"] for _, fields in of_book["outcomes"])
-            stops.takeovers += len(epochs)
+    for book, of_book in streams.items():
+        report, record = await report_of(log, settings, book)
+        assert report.holds, report.findings
+        assert not answers_gone(of_book, customers.told[book])
+        epochs = assert_epochs_ascend(of_book)
+        assert epochs == witness.takeovers[book]
+        assert record.epoch == epochs[-1]
+        await assert_actions_are_those_of_a_replay(log, book, of_book)
+        outcomes.update(fields["status"] for _, fields in of_book["outcomes"])
+        stops.takeovers += len(epochs)
     stops.effects = assert_one_effect_each(streams, settings.data)
     for process in world.processes:
         errors = [line for line in process.said() if line["level"] not in ("info", "debug")]
         assert not errors, errors
-    stops.stepped_down = sum(process.stepped_down() for process in world.processes)
+    stops.stepped_down = sum(process.count("stepped_down") for process in world.processes)
     stops.inputs, stops.outcomes = sum(outcomes.values()), dict(outcomes)
     stops.late_commits, stops.commits = witness.late, witness.commits
     stops.gap_s_median, stops.gap_s_most = median(stops.gaps_s), max(stops.gaps_s)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 import redis
 import trio
+from processes import EVENT_S_MAX, BookingProcess, until
 from tools import pour
 from workload import Crowd
 
@@ -38,15 +39,14 @@ from holdfast.actors.booking import wire
 from holdfast.actors.booking.zones import DAY_MS
 from holdfast.actors.ports import NewInput, Snapshot
 from holdfast.bootstrap import SystemClock, open_log, open_operator
-from holdfast.cli.children import Child
 from holdfast.cli.follow import order
-from holdfast.config.settings import load, to_environ
+from holdfast.config.settings import load
 from holdfast.machine.digest import digest
 from holdfast.transport.keys import lease_key
 from holdfast.transport.server import EmbeddedServer, ServerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from holdfast.actors.ports import Log
     from holdfast.config.settings import Settings
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 SETTLE_S: Final = 2.0
 """How long the load goes on before a signal."""
 
-POLL_S: Final = 0.01
-EVENT_S_MAX: Final = 120.0
 WORDS: Final = {"kill": "lapse", "stop": "SIGTERM", "cold": "start"}
 
 
@@ -75,20 +73,6 @@ class Measured(msgspec.Struct):
     last_s: float
     decided_s: float
     ended_s: float | None = None
-
-
-class Process:
-    """One booking process."""
-
-    def __init__(self, settings: Settings, output: Path) -> None:
-        argv = [sys.executable, "-P", "-m", "holdfast", "actor", "booking"]
-        argv += ["--ready-fd", "{ready_fd}"]
-        self._output = output
-        self.child = Child("booking", argv, to_environ(settings), output)
-
-    def followed(self) -> int:
-        """How many books it has loaded."""
-        return self._output.read_text().count('"book_followed"')
 
 
 class Bench:
@@ -127,11 +111,11 @@ class Bench:
         finally:
             leader.child.close()
 
-    def _start(self) -> Process:
+    def _start(self) -> BookingProcess:
         self._number += 1
-        return Process(self._settings, self._settings.data / f"booking-{self._number}.log")
+        return BookingProcess(self._settings, self._settings.data / f"booking-{self._number}.log")
 
-    async def _part(self, part: str, old: Process) -> tuple[Process, Measured]:
+    async def _part(self, part: str, old: BookingProcess) -> tuple[BookingProcess, Measured]:
         """One takeover from *old*; the new leader, and what it took."""
         new = None if part == "cold" else self._start()
         try:
@@ -159,9 +143,9 @@ class Bench:
             old.child.close()
         return new, measured
 
-    async def _wait_followed(self, process: Process) -> None:
+    async def _wait_followed(self, process: BookingProcess) -> None:
         async def follows() -> bool:
-            return process.followed() == len(self._books)
+            return process.count("book_followed") == len(self._books)
 
         await until("a standby of all books", follows)
 
@@ -228,15 +212,6 @@ class Bench:
 def now_s() -> float:
     """By the clock that the server's ids come from."""
     return SystemClock().now_ms() / 1000
-
-
-async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something in another process."""
-    with trio.move_on_after(EVENT_S_MAX):
-        while not await holds():  # noqa: ASYNC110 - another process sets no event of ours
-            await trio.sleep(POLL_S)
-        return
-    raise AssertionError(f"{what} did not come within {EVENT_S_MAX:g} s")
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> list[Measured]:

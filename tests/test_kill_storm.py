@@ -12,37 +12,37 @@ import os
 import random
 import sys
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-import redis
 import trio
+from aftermath import (
+    AGAIN_S,
+    Streams,
+    answers_gone,
+    assert_actions_are_those_of_a_replay,
+    assert_no_overlap,
+    assert_one_effect_each,
+    patiently,
+    read_streams,
+    report_of,
+    wait_rest,
+)
+from customers import CANCELS, any_card, any_wish, cancel, days_ahead, practice
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking import views, wire
-from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.notification.text import dedupe_key
-from holdfast.actors.payment.ledger import Change, Ledger, Settle
-from holdfast.actors.ports import LogUnavailableError, NewInput
-from holdfast.bootstrap import OUTBOX_FOLDER, PROVIDER_FOLDER, open_log, open_provider
-from holdfast.cli.checks import Checker
+from holdfast.actors.ports import LogUnavailableError
+from holdfast.bootstrap import OUTBOX_FOLDER, open_log
 from holdfast.cli.crowd import script
-from holdfast.cli.follow import catch_up, follow
 from holdfast.cli.push import wait_outcome
 from holdfast.cli.supervisor import PARTS, Supervisor
 from holdfast.config.settings import Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from holdfast.actors.ports import Log, OutcomeEntry
-
-_T = TypeVar("_T")
-_Args = TypeVarTuple("_Args")
+    from holdfast.actors.ports import Log, NewInput, OutcomeEntry
 
 BOOK = "demo"
 KILLS = 60
@@ -51,9 +51,8 @@ CUSTOMERS = 16
 ANSWER_S_MAX = 60.0
 """Longest wait of a customer for an answer, kills or not."""
 
-REST_S_MAX = 120.0
-AGAIN_S = 0.02
-"""Pause of somebody who finds the log away, before they ask again."""
+POLICIES = m.Policies(hold_s=5, holds_per_customer_max=0, check_settle_s=2)
+"""A slot hold is shorter than some outages are."""
 
 
 class Storm(msgspec.Struct):
@@ -70,35 +69,6 @@ class Storm(msgspec.Struct):
     messages: int = 0
     epoch: int = 0
     rest_s: float = 0.0
-
-
-async def patiently(call: Callable[[Unpack[_Args]], Awaitable[_T]], *args: *_Args) -> _T:
-    """What *call* gives once the log is there."""
-    while True:
-        try:
-            return await call(*args)
-        except LogUnavailableError:
-            await trio.sleep(AGAIN_S)
-
-
-def practice() -> NewInput:
-    """Three chairs, every day; a slot hold that is shorter than some outages are."""
-    return NewInput(
-        "define_practice",
-        wire.encode_message(
-            m.DefinePractice(
-                name="Practice",
-                zone="Europe/Berlin",
-                currency="EUR",
-                services=[m.Service("checkup", "Checkup", 30, 7_500)],
-                staff=[m.Staff(f"s{number}", "Member") for number in range(3)],
-                hours={str(day): [("08:00", "18:00")] for day in range(7)},
-                policies=m.Policies(hold_s=5, holds_per_customer_max=0, check_settle_s=2),
-            )
-        ),
-        key="practice",
-        by="service:test",
-    )
 
 
 class Customers:
@@ -127,13 +97,12 @@ class Customers:
             task_status.started()
             while not self.leave.is_set():
                 count += 1
-                card = draw.choices("KDTBP", (76, 12, 4, 4, 4))[0]  # see the provider's script
+                card, key = any_card(draw), f"k{number}-{count}"
                 by = f"customer:{card}{number}-{draw.randrange(20)}"
-                key = f"k{number}-{count}"
-                outcome = await self._ask(log, _wish(draw, key, by), draw)
-                if outcome.status == "accepted" and draw.random() < 0.3:
-                    body = wire.encode_message(m.Cancel(booking=f"b{outcome.id}"))
-                    await self._ask(log, NewInput("cancel", body, f"{key}c", by), draw)
+                wish = any_wish(draw, days_ahead(draw.randrange(3, 30)), key, by)
+                outcome = await self._ask(log, wish, draw)
+                if outcome.status == "accepted" and draw.random() < CANCELS:
+                    await self._ask(log, cancel(outcome.id, key, by), draw)
                 await trio.sleep(draw.random() * 0.3)
 
     async def _ask(self, log: Log, new: NewInput, draw: random.Random) -> OutcomeEntry:
@@ -159,17 +128,6 @@ class Customers:
                 return entry_id
 
 
-def _wish(draw: random.Random, key: str, by: str) -> NewInput:
-    """A time that others want too, or any time of a day."""
-    date = (datetime.now(UTC) + timedelta(days=draw.randrange(3, 30))).date().isoformat()
-    if draw.random() < 0.5:
-        hour, half = draw.randrange(8, 18), draw.choice(("00", "30"))
-        slot = m.RequestSlot("checkup", f"{date}T{hour:02d}:{half}")
-        return NewInput("request_slot", wire.encode_message(slot), key, by)
-    auto = m.RequestAuto("checkup", days=[date])
-    return NewInput("request_auto", wire.encode_message(auto), key, by)
-
-
 async def kill_often(service: Supervisor, draw: random.Random) -> dict[str, int]:
     """Kill a living part every half second; how often each was killed."""
     kills: dict[str, int] = dict.fromkeys(PARTS, 0)
@@ -181,108 +139,10 @@ async def kill_often(service: Supervisor, draw: random.Random) -> dict[str, int]
     return kills
 
 
-async def wait_rest(log: Log) -> BookRunner:
-    """Wait until all is decided, no payment waits for anything, and no action is left; the book."""
-    with trio.fail_after(REST_S_MAX):
-        runner = await patiently(follow, log, BOOK)
-        while not await patiently(_rests, log, runner):
-            await patiently(log.read_inputs, {BOOK: runner.position}, 1, 0.2)
-    return runner
-
-
-async def _rests(log: Log, runner: BookRunner) -> bool:
-    await catch_up(log, BOOK, runner)
-    if (await log.read_record(BOOK)).position != runner.position:
-        return False
-    groups = [await log.facts(BOOK, "payments"), await log.facts(BOOK, "notifications")]
-    return not any(group.lag or group.pending for group in groups) and all(
-        payment.at_rest for payment in views.payments(runner.state)
-    )
-
-
 # --- what must hold at the end --------------------------------------------------------------------
 
 
-Entries = list[tuple[str, dict[str, str]]]
-
-
-def read_streams(settings: Settings) -> dict[str, Entries]:
-    """All entries of the book's streams, as a client that is not ours sees them."""
-    assert settings.redis_url is not None
-    names = ("inputs", "outcomes", "payments", "notifications", "deadletters")
-    client = cast("Any", redis.Redis).from_url(settings.redis_url, decode_responses=True)
-    try:
-        return {name: client.xrange(f"holdfast:{{{BOOK}}}:{name}") for name in names}
-    finally:
-        client.close()
-
-
-def assert_one_outcome_each(streams: dict[str, Entries], customers: Customers) -> None:
-    """One for each input, under its id; one for each key; and it is the one that was told."""
-    keys = {id_: fields.get("key", "") for id_, fields in streams["inputs"]}
-    assert [id_ for id_, _ in streams["outcomes"]] == list(keys)
-    assert customers.acknowledged.items() <= keys.items()
-    of_key: dict[str, tuple[str, str]] = {}
-    for id_, fields in streams["outcomes"]:
-        outcome = (fields["status"], fields["body"])
-        if keys[id_]:
-            assert of_key.setdefault(keys[id_], outcome) == outcome, f"{keys[id_]} has two answers"
-        told = customers.told.get(id_)
-        if told is not None:
-            assert (told.status, told.body.decode()) == outcome, f"{id_} was told otherwise"
-    assert streams["deadletters"] == []
-
-
-async def assert_actions_are_those_of_a_replay(log: Log, streams: dict[str, Entries]) -> None:
-    """What was written for the executors is what the inputs say, each entry once."""
-    decided: list[tuple[str, str]] = []
-
-    async def note(_entries: object, batch: Any) -> None:  # noqa: ANN401 - Decided
-        decided.extend((a.id, a.action) for a in (*batch.payments, *batch.notifications))
-
-    await catch_up(log, BOOK, BookRunner(BOOK), on_batch=note)
-    written = [
-        (id_, fields["action"])
-        for stream in ("payments", "notifications")
-        for id_, fields in streams[stream]
-    ]
-    assert sorted(written) == sorted(decided)
-
-
-def assert_one_effect_each(streams: dict[str, Entries], data: Path) -> dict[str, int]:
-    """Each action moved money once at most, and no money moved but for an action.
-
-    The provider's journal has a line for every call that it carried out or refused, with the
-    action's key. A preauthorization that the provider never heard of is asked for again, a new
-    action under the same key; a release that is asked for again has a new key, and is refused where
-    the old one came through after all. So what counts is what a line changed.
-    """
-    key_of: dict[str, str] = {}
-    for _, fields in streams["payments"]:
-        key = msgspec.json.decode(fields["body"], type=dict[str, Any]).get("key")
-        if key is not None:  # looking at a payment's status has no effect and no key
-            # A restore writes an action again, under its own old id.
-            assert key_of.setdefault(fields["action"], f"{BOOK}:{key}") == f"{BOOK}:{key}"
-    payments = Ledger()
-    lines: Counter[str] = Counter()
-    effects: Counter[str] = Counter()
-    moved: Counter[tuple[str, str]] = Counter()
-    for line in (data / PROVIDER_FOLDER / "provider.jsonl").read_bytes().splitlines():
-        change = msgspec.json.decode(line, type=Change)
-        before = payments.payment(change.reference)
-        payments.apply(change)
-        if not isinstance(change, Settle):  # which the provider does of itself
-            lines[change.key] += 1
-        if payments.payment(change.reference) != before:
-            moved[type(change).__name__.lower(), change.reference] += 1
-            if not isinstance(change, Settle):
-                effects[change.key] += 1
-    assert set(lines.values()) == set(effects.values()) == set(moved.values()) == {1}
-    assert lines.keys() <= set(key_of.values())
-    return dict(Counter(kind for kind, _ in moved))
-
-
-def assert_one_message_each(streams: dict[str, Entries], data: Path) -> int:
+def assert_one_message_each(streams: Streams, data: Path) -> int:
     """Every notification was written, in a file for each dedupe key."""
     notified = [
         msgspec.json.decode(fields["body"], type=m.Notify) for _, fields in streams["notifications"]
@@ -290,18 +150,6 @@ def assert_one_message_each(streams: dict[str, Entries], data: Path) -> int:
     files = len(list((data / OUTBOX_FOLDER).glob("*/*.eml")))
     assert files == len({dedupe_key(BOOK, notify) for notify in notified})
     return files
-
-
-def assert_no_overlap(runner: BookRunner) -> None:
-    """Found from the calendar that people see, without the book's own bookkeeping."""
-    of_staff: dict[str, list[tuple[datetime, datetime]]] = {}
-    for item in views.whole_calendar(runner.state):
-        lasts = datetime.fromisoformat(item.start), datetime.fromisoformat(item.end)
-        of_staff.setdefault(item.staff, []).append(lasts)
-    assert of_staff
-    for appointments in of_staff.values():
-        ordered = pairwise(sorted(appointments))
-        assert all(before[1] <= after[0] for before, after in ordered)
 
 
 def children() -> set[int]:
@@ -334,7 +182,7 @@ async def run_storm(seed: int, data: Path) -> Storm:
         Supervisor(settings, to_files=True, script=behaviour).running() as service,
         open_log(service.settings) as log,
     ):
-        await log.append(BOOK, [practice()])
+        await log.append(BOOK, [practice(POLICIES)])
         customers = Customers(service.settings, seed)
         async with trio.open_nursery() as nursery:
             for number in range(CUSTOMERS):
@@ -342,19 +190,18 @@ async def run_storm(seed: int, data: Path) -> Storm:
             storm.kills = await kill_often(service, random.Random(seed))
             customers.leave.set()
             over = trio.current_time()
-        runner = await wait_rest(log)
+        runner = await wait_rest(log, BOOK)
         storm.rest_s = round(trio.current_time() - over, 1)
         assert sys.platform != "linux" or len(children() - before) == len(PARTS)
 
-        async with open_provider(service.settings) as provider:
-            report = await Checker(log, provider, BOOK).run()
+        report, record = await report_of(log, service.settings, BOOK)
         assert report.holds, report.findings
-        record = await log.read_record(BOOK)
-        assert (report.position, report.digest) == (record.position, record.digest)
-        streams = read_streams(service.settings)
-        assert_one_outcome_each(streams, customers)
-        await assert_actions_are_those_of_a_replay(log, streams)
-        storm.effects = assert_one_effect_each(streams, data)
+        streams = read_streams(service.settings, BOOK)
+        assert not answers_gone(streams, customers.told)
+        keys = {id_: fields.get("key", "") for id_, fields in streams["inputs"]}
+        assert customers.acknowledged.items() <= keys.items()
+        await assert_actions_are_those_of_a_replay(log, BOOK, streams)
+        storm.effects = assert_one_effect_each({BOOK: streams}, data)
         storm.messages = assert_one_message_each(streams, data)
         assert_no_overlap(runner)
 

@@ -10,58 +10,39 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
-import redis
 import trio
+from aftermath import (
+    REST_S_MAX,
+    answers_gone,
+    assert_actions_are_those_of_a_replay,
+    read_streams,
+    report_of,
+    wait_rest,
+)
+from customers import any_wish, days_ahead, practice
+from processes import start_actor, until
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking import views, wire
-from holdfast.actors.booking.runner import BookRunner
+from holdfast.actors.booking import wire
 from holdfast.actors.ports import GENESIS, NewInput
-from holdfast.bootstrap import open_log, open_provider
-from holdfast.cli.checks import Checker
-from holdfast.cli.children import Child
-from holdfast.cli.follow import catch_up, follow, order
+from holdfast.bootstrap import open_log
+from holdfast.cli.follow import order
 from holdfast.cli.supervisor import Supervisor
-from holdfast.config.settings import Settings, load, to_environ
+from holdfast.config.settings import Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
+    from typing import Literal
 
-    from holdfast.actors.booking.runner import Decided
-    from holdfast.actors.ports import InputEntry, Log
+    from holdfast.actors.ports import Log
+    from holdfast.cli.children import Child
     from holdfast.cli.supervisor import Part
 
 BOOK = "demo"
 KILLS = 20
-REST_S_MAX = 120.0
-
-
-def practice(contention: str = "hold", staff: int = 3) -> NewInput:
-    """A practice that is open every day."""
-    hours: dict[str, list[m.TimeRange]] = {str(day): [("08:00", "18:00")] for day in range(7)}
-    policies = msgspec.convert({"contention": contention, "holds_per_customer_max": 0}, m.Policies)
-    definition = m.DefinePractice(
-        name="Practice",
-        zone="Europe/Berlin",
-        currency="EUR",
-        services=[m.Service("checkup", "Checkup", 30, 7_500)],
-        staff=[m.Staff(f"s{number}", "Member") for number in range(staff)],
-        hours=hours,
-        policies=policies,
-    )
-    body = wire.encode_message(definition)
-    return NewInput("define_practice", body, key="practice", by="service:test")
-
-
-def days_ahead(count: int) -> str:
-    """A date that far from now."""
-    return (datetime.now(UTC) + timedelta(days=count)).date().isoformat()
 
 
 class Crowd:
@@ -79,13 +60,7 @@ class Crowd:
             self._number += 1
             by = f"customer:K{self._draw.randrange(200)}"
             date = days_ahead(self._draw.randrange(1, 30))
-            if self._draw.random() < 0.5:
-                hour, half = self._draw.randrange(8, 18), self._draw.choice(("00", "30"))
-                request = m.RequestSlot("checkup", f"{date}T{hour:02d}:{half}")
-                new = NewInput("request_slot", wire.encode_message(request), f"k{self._number}", by)
-            else:
-                auto = m.RequestAuto("checkup", days=[date])
-                new = NewInput("request_auto", wire.encode_message(auto), f"k{self._number}", by)
+            new = any_wish(self._draw, date, f"k{self._number}", by)
             inputs.append(new)
             if self._draw.random() < 0.1:
                 inputs.append(new)  # a retry
@@ -108,61 +83,29 @@ async def wait_decided(log: Log) -> None:
             at = found[BOOK][-1].id
 
 
-async def wait_rest(log: Log) -> BookRunner:
-    """Wait until every input is decided and no payment waits for anything; the book then."""
-    with trio.fail_after(REST_S_MAX):
-        runner = await follow(log, BOOK)
-        while True:
-            await catch_up(log, BOOK, runner)
-            decided = (await log.read_record(BOOK)).position == runner.position
-            if decided and all(payment.at_rest for payment in views.payments(runner.state)):
-                return runner
-            after = {BOOK: runner.position}
-            await log.read_inputs(after, 1, 0.2)
+async def wait_taken_over(log: Log, epoch: int) -> None:
+    """Wait until somebody leads the book whose epoch is another."""
 
+    async def is_taken_over() -> bool:
+        return (await log.read_record(BOOK)).epoch != epoch
 
-def entries(settings: Settings, stream: str) -> list[tuple[str, dict[str, str]]]:
-    """All entries of one of the book's streams, as a client that is not ours sees them."""
-    assert settings.redis_url is not None
-    client = cast("Any", redis.Redis).from_url(settings.redis_url, decode_responses=True)
-    try:
-        found = client.xrange(f"holdfast:{{{BOOK}}}:{stream}")
-        return cast("list[tuple[str, dict[str, str]]]", found)
-    finally:
-        client.close()
+    await until("a takeover", is_taken_over)
 
 
 async def assert_nothing_lost(log: Log, settings: Settings, pushed: list[str]) -> None:
     """What the service wrote is what a replay says, input by input and action by action."""
-    async with open_provider(settings) as provider:
-        report = await Checker(log, provider, BOOK).run()
+    report, _ = await report_of(log, settings, BOOK)
     assert report.holds, report.findings
     assert {finding.name for finding in report.findings} == {"invariants", "replay", "ledger"}
-    replayed = BookRunner(BOOK)
-    actions: list[tuple[str, str]] = []
-
-    async def note(_entries: Sequence[InputEntry], decided: Decided) -> None:
-        both = (*decided.payments, *decided.notifications)
-        actions.extend((action.id, action.action) for action in both)
-
-    await catch_up(log, BOOK, replayed, on_batch=note)
-    inputs = [id_ for id_, _ in entries(settings, "inputs")]
-    assert [id_ for id_, _ in entries(settings, "outcomes")] == inputs
-    assert set(pushed) <= set(inputs)
-    written = [
-        (id_, fields["action"])
-        for stream in ("payments", "notifications")
-        for id_, fields in entries(settings, stream)
-    ]
-    assert sorted(written) == sorted(actions)
-    assert max(Counter(id_ for id_, _ in written).values()) == 1
+    streams = read_streams(settings, BOOK)
+    assert not answers_gone(streams, {})
+    assert set(pushed) <= {id_ for id_, _ in streams["inputs"]}
+    await assert_actions_are_those_of_a_replay(log, BOOK, streams)
 
 
-def actor(kind: str, settings: Settings, folder: Path) -> Child:
-    """An actor, a process of its own."""
-    argv = [sys.executable, "-P", "-m", "holdfast", "actor", kind, "--ready-fd", "{ready_fd}"]
-    argv += ["--place", "here"]  # each begins when the one before is dead
-    return Child(kind, argv, to_environ(settings), folder / f"{kind}.log")
+def actor(kind: Literal["booking", "payment"], settings: Settings, folder: Path) -> Child:
+    """An actor, a process of its own; it begins when the one before is dead."""
+    return start_actor(kind, settings, folder / f"{kind}.log", "--place", "here")
 
 
 @pytest.mark.slow
@@ -175,27 +118,25 @@ async def test_twenty_kills_of_the_booking_actor_lose_nothing(tmp_path: Path) ->
         Supervisor(settings, parts=parts, to_files=True).running() as service,
         open_log(service.settings) as log,
     ):
-        await log.append(BOOK, [practice()])
+        await log.append(BOOK, [practice(m.Policies(holds_per_customer_max=0))])
         crowd = Crowd(1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crowd.push, log)
             for life in range(KILLS):
+                epoch = (await log.read_record(BOOK)).epoch
                 child = actor("booking", service.settings, tmp_path)
                 try:
                     if life % 3:
-                        epoch = (await log.read_record(BOOK)).epoch
-                        with trio.fail_after(REST_S_MAX):
-                            while (  # noqa: ASYNC110 - nothing tells
-                                await log.read_record(BOOK)
-                            ).epoch == epoch:
-                                await trio.sleep(0.01)
+                        await wait_taken_over(log, epoch)
                     await trio.sleep(draw.random() * 0.3)
                 finally:
                     child.close()  # SIGKILL
             nursery.cancel_scope.cancel()
+        epoch = (await log.read_record(BOOK)).epoch
         child = actor("booking", service.settings, tmp_path)
         try:
-            await wait_rest(log)
+            await wait_taken_over(log, epoch)
+            await wait_rest(log, BOOK)
             await assert_nothing_lost(log, service.settings, crowd.pushed)
             record = await log.read_record(BOOK)
         finally:
@@ -208,7 +149,7 @@ async def test_twenty_kills_of_the_booking_actor_lose_nothing(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("contention", ["hold", "first_payment_wins"])
 async def test_of_a_thousand_customers_for_one_slot_one_gets_it(
-    tmp_path: Path, contention: str
+    tmp_path: Path, contention: Literal["hold", "first_payment_wins"]
 ) -> None:
     """All have asked before the first payment is made, so all of them compete."""
     settings = load(None, {}, {"data": tmp_path})
@@ -218,7 +159,8 @@ async def test_of_a_thousand_customers_for_one_slot_one_gets_it(
         Supervisor(settings, parts=parts, to_files=True).running() as service,
         open_log(service.settings) as log,
     ):
-        await log.append(BOOK, [practice(contention, staff=1)])
+        policies = m.Policies(contention=contention, holds_per_customer_max=0)
+        await log.append(BOOK, [practice(policies, staff=1)])
 
         async def ask(first: int) -> None:
             """One of ten producers, each with a connection of its own."""
@@ -234,7 +176,7 @@ async def test_of_a_thousand_customers_for_one_slot_one_gets_it(
         await wait_decided(log)
         payment = actor("payment", service.settings, tmp_path)
         try:
-            book = (await wait_rest(log)).state
+            book = (await wait_rest(log, BOOK)).state
         finally:
             assert await payment.stop(30) == 0
             payment.close()

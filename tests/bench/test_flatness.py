@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from flatness import Figure, judge, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Series = Callable[[float], float]
 
-_FILE = Path(__file__).parents[2] / "bench" / "flatness.py"
-
-
-def _load() -> Any:  # noqa: ANN401 - a script's module, which is in no package
-    spec = importlib.util.spec_from_file_location("flatness", _FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["flatness"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-flatness = _load()
 WARM = 5
+IT = Figure("it")
 
 
 def seen(value_at: Series, minutes: int = 20) -> list[tuple[float, float]]:
@@ -36,11 +21,9 @@ def seen(value_at: Series, minutes: int = 20) -> list[tuple[float, float]]:
     return [(at_s, value_at(at_s / 60)) for at_s in range(10, minutes * 60 + 10, 10)]
 
 
-def flat(value_at: Series, **figure: object) -> bool | None:
+def flat(value_at: Series, figure: Figure = IT) -> bool | None:
     """The verdict after the warm-up; *value_at* gives the figure at a minute."""
-    found = flatness.judge(flatness.Figure("it", **figure), seen(value_at), WARM).flat
-    assert found is None or isinstance(found, bool)
-    return found
+    return judge(figure, seen(value_at), WARM).flat
 
 
 def saw(minute: float) -> float:
@@ -84,8 +67,8 @@ def test_growth_by_less_than_its_grain_means_nothing() -> None:
         return 1 + minute / 10
 
     assert flat(few) is False
-    assert flat(few, grain=2.0) is True
-    assert flat(few, grain=1.0) is False
+    assert flat(few, Figure("it", grain=2.0)) is True
+    assert flat(few, Figure("it", grain=1.0)) is False
 
 
 def test_a_figure_whose_waves_are_long_may_grow_by_more() -> None:
@@ -93,26 +76,27 @@ def test_a_figure_whose_waves_are_long_may_grow_by_more() -> None:
         return 100 + minute
 
     assert flat(grows) is False
-    assert flat(grows, share=0.2) is True
-    assert flat(grows, share=0.1) is False
+    assert flat(grows, Figure("it", share=0.2)) is True
+    assert flat(grows, Figure("it", share=0.1)) is False
 
 
 def test_a_figure_that_holds_its_level_may_not_fall() -> None:
-    assert flat(lambda minute: 100 - minute, level=True) is False
-    assert flat(lambda minute: 100 + minute, level=True) is False
-    assert flat(lambda _minute: 100, level=True) is True
+    level = Figure("it", level=True)
+    assert flat(lambda minute: 100 - minute, level) is False
+    assert flat(lambda minute: 100 + minute, level) is False
+    assert flat(lambda _minute: 100, level) is True
 
 
 def test_what_grows_by_design_is_told_and_not_judged() -> None:
-    figure = flatness.Figure("it", grows="by design")
-    verdict = flatness.judge(figure, seen(lambda minute: minute), WARM)
+    figure = Figure("it", grows="by design")
+    verdict = judge(figure, seen(lambda minute: minute), WARM)
     assert (verdict.flat, round(verdict.growth, 1)) == (None, 14.0)
 
 
 @pytest.mark.parametrize("minutes", [0, 1, WARM, WARM + 1])
 def test_too_short_a_time_tells_nothing(minutes: int) -> None:
     points = seen(lambda minute: minute, minutes)
-    assert flatness.judge(flatness.Figure("it"), points, WARM).flat is None
+    assert judge(IT, points, WARM).flat is None
 
 
 def test_the_table_has_a_column_for_each_minute() -> None:
@@ -120,11 +104,8 @@ def test_the_table_has_a_column_for_each_minute() -> None:
         "steady": lambda _minute: 100,
         "leak": lambda minute: 1_000 + 100 * minute,
     }
-    found = [
-        flatness.judge(flatness.Figure(name), seen(value_at, 8), WARM)
-        for name, value_at in figures.items()
-    ]
-    assert [line.split() for line in flatness.table(found).splitlines()] == [
+    found = [judge(Figure(name), seen(value_at, 8), WARM) for name, value_at in figures.items()]
+    assert [line.split() for line in table(found).splitlines()] == [
         ["by", "minute", *"12345678", "growth", "of", "mean"],
         ["steady", *["100"] * 8, "+0.0", "+0.0%", "flat"],
         ["leak", "1,058", "1,158", "1,258", "1,358", "1,458", "1,558", "1,658", "1,758",

@@ -23,12 +23,12 @@ def test_a_soak_that_is_interrupted_tells_what_it_saw() -> None:
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     ) as soak:
         assert soak.stderr is not None
-        guard = threading.Timer(120, soak.kill)
+        guard = threading.Timer(240, soak.kill)
         guard.start()
         try:
             lines = [soak.stderr.readline() for _ in range(2)]
             soak.send_signal(signal.SIGINT)
-            said, errors = soak.communicate(timeout=60)
+            said, errors = soak.communicate(timeout=180)
         finally:
             guard.cancel()
             soak.kill()

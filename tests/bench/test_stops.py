@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
+from stops import Witness
 
 from holdfast.transport import scripts
 
-_FILE = Path(__file__).parents[2] / "bench" / "stops.py"
 _KEYS = [
     f"holdfast:{{b}}:{name}" for name in ("commit", "outcomes", "payments", "x", "y", "inputs")
 ]
-
-
-def _load() -> Any:  # noqa: ANN401 - a script's module, which is in no package
-    spec = importlib.util.spec_from_file_location("stops", _FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stops"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-stops = _load()
 
 
 def said(who: str, *words: object) -> str:
@@ -50,8 +33,8 @@ def committed(epoch: int, owner: str, *, written: bool = True) -> list[str]:
     return [call, said("lua", "HMGET", _KEYS[0], "epoch", "owner"), *(writes if written else [])]
 
 
-def heard(*parts: list[str]) -> Any:  # noqa: ANN401 - of a script's module
-    witness = stops.Witness("unix:///nowhere")
+def heard(*parts: list[str]) -> Witness:
+    witness = Witness("unix:///nowhere")
     lines = [line for part in parts for line in part]
     witness.hear(iter([*lines, said("unix:/s", "ECHO", "the witness leaves")]).__next__)
     return witness
