@@ -52,8 +52,8 @@ PLANTED: dict[str, Bug] = {
 SEEDS_MAX = 2_000
 """Worlds in which a bug is looked for where nobody says otherwise."""
 
-EVENTS_MAX = 60_000
-"""Events after which a world with a bug is taken to go round in circles; good ones have a tenth."""
+EVENTS_MAX = 30_000
+"""Events after which a world with a bug is taken to go round in circles; good ones have two thirds at most."""
 
 FOUND = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[2] / "docs" / "planted.md"
