@@ -24,8 +24,7 @@ def collecting() -> Iterator[None]:
     yield
     if not frozen:
         gc.unfreeze()
-    if not enabled:
-        gc.disable()
+    (gc.enable if enabled else gc.disable)()
 
 
 def test_nothing_is_collected_while_a_large_book_is_made() -> None:
