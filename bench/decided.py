@@ -27,8 +27,9 @@ from workload import practice
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
 from holdfast.actors.booking.calendar import weekday_of
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.zones import DAY_MS, MINUTE_MS, Zone, load
 from holdfast.actors.ports import NewInput
 from holdfast.bootstrap import SystemClock, calm_garbage_collection

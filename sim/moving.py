@@ -25,7 +25,7 @@ from holdfast.tools.sources import ArchiveSource, LogSource
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
-    from holdfast.actors.booking.actor import BookingOptions
+    from holdfast.actors.booking.options import BookingOptions
     from holdfast.sim.tool_log import ToolLog
     from holdfast.sim.workbench import Workbench
     from holdfast.transport.memory_log import MemoryBook

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import msgspec
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking.actor import BookingOptions
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.notification.actor import NotificationOptions
 from holdfast.actors.payment.actor import PaymentOptions
 from holdfast.sim.clock import START_MS
@@ -180,7 +180,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         practice=practice,
         changed=_changed(draws, practice),
         crowd=_crowd(draws, scenario, practice, fault_s, until_completed),
-        booking=_booking(draws),
+        booking=_booking(draws, rivals=rivals),
         payment=_payment(draws),
         notification=_notification(draws),
         provider=draw_provider_faults(
@@ -295,14 +295,14 @@ def _crowd(
     )
 
 
-def _booking(draws: Draws) -> BookingOptions:
+def _booking(draws: Draws, *, rivals: bool) -> BookingOptions:
     retry_s = draws.pick("booking.retry_s", (0.05, 0.5))
     return BookingOptions(
         batch_max=draws.pick("booking.batch_max", (512, 1, 2, 7)),
         wait_s=draws.pick("booking.wait_s", (60.0, 60.0, 60.0, 5.0)),
         snapshot_inputs=draws.pick("booking.snapshot_inputs", (100_000, 1, 5, 20)),
         snapshot_s=draws.pick("booking.snapshot_s", (300.0, 20.0)),
-        lease_s=draws.pick("booking.lease_s", (10.0, 3.0, 60.0)),
+        lease_s=draws.pick("booking.lease_s", (10.0, 3.0, 60.0) if rivals else (60.0, 30.0, 10.0)),
         retry_s=retry_s,
         retry_s_max=draws.pick("booking.retry_s_max", (2.0, 10.0)),
         trim=draws.chance("booking.trim", 0.2),

@@ -42,12 +42,10 @@ ON: Final = "sweep.on()"
 
 BASES: Final = (
     Case(
-        582, "mixed", (), why="one booking actor, confirmed after its hold had expired, cancelled"
+        142, "mixed", (), why="one booking actor, confirmed after its hold had expired, cancelled"
     ),
-    Case(
-        170, "rivals", (), why="rivals, declined, calls asked about again after takeovers, retried"
-    ),
-    Case(107, "mixed", (), why="one booking actor, healed without any restart"),
+    Case(793, "rivals", (), why="rivals, calls asked about again after takeovers, retried"),
+    Case(748, "mixed", (), why="one booking actor, declined, healed without any restart"),
 )
 """Worlds without faults, each small and rich: every place of theirs gets a fault of its own. Where what is
 drawn for a seed has changed, the tests ask for others."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import TypeAlias
 
-    from holdfast.actors.booking.actor import BookingOptions
+    from holdfast.actors.booking.options import BookingOptions
     from holdfast.sim.crowd import Crowd
     from holdfast.sim.draining import Draining
     from holdfast.sim.meddling import Meddling
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from holdfast.tools.whatif import WhatIf
 
     Tool: TypeAlias = Callable[[ToolLog, str, int], Awaitable[None]]
+
+ASKED_S_MAX: Final = 300
+"""How long somebody may think about what a tool asks before it does it."""
 
 RELEASE_S: Final = 20.0
 """When another release that finds nothing to refuse is stopped."""
@@ -274,12 +277,13 @@ class Toolbox:
         if not going.keep:
             return
         await require_archived(log.operator, archive, going, no_progress)
+        await trio.sleep(self._bench.draws.below("tools.asked_s", ASKED_S_MAX, book, number))
         removed = await log.operator.trim(book, going.keep, going.history)
         self._bench.did("tidied", f"{book} {removed}")
         if removed["inputs"]:
             self._bench.marks.hit("tool_tidied_mattered")
             archived = dict.fromkeys(one.entry.id for one in archive.inputs())
-            first, keep = parse_id(going.first), parse_id(going.keep)
+            first, keep = parse_id(going.first or going.keep), parse_id(going.keep)
             for entry in self._bench.checks.between(book, GENESIS, going.keep):
                 if first <= parse_id(entry.id) < keep and entry.id not in archived:
                     self._bench.tell(

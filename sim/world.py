@@ -16,8 +16,8 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import RETAKE_S_MAX
 from holdfast.actors.booking.invariants import InvariantError
+from holdfast.actors.booking.keeping import RETAKE_S_MAX
 from holdfast.actors.booking.lease import LOOKS
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.booking.runner import BookBugError
@@ -378,15 +378,14 @@ class World:
 
         Who stops gives its lease up, and the next look misses it. Else a lease is renewed at the last
         moment, seen by one look and missed by the next; and nobody judges for a lease's time after the
-        log was away. Who was superseded while it waited for an answer that never comes takes itself for
-        the leader until it gives that up. Who had other troubles may leave a book alone for long, and a
+        log was away. Who looks may wait for an answer that never comes. Who had other troubles may leave a book alone for long, and a
         sweep may pause who is left.
         """
         options = self.options
         lease_s = options.booking.lease_s
         in_time_s = lease_s / LOOKS + HAND_OVER_SLACK_S if stops else 3 * lease_s + 1.0
         if options.server.silent or options.server.partition:
-            in_time_s += options.booking.wait_s + options.connections.reply_s
+            in_time_s += options.connections.reply_s
         return in_time_s + (RETAKE_S_MAX if troubled else 0.0)
 
     async def _close(self, processes: trio.Nursery) -> None:

@@ -75,7 +75,7 @@ class Lease:
     async def without_leader(self, records: Mapping[str, CommitRecord]) -> list[str]:
         """Those of the books with these *records* that nobody leads."""
         owners = dict.fromkeys(record.owner for record in records.values() if record.owner)
-        held = await self._patience.call(self._log.read_leases, list(owners))
+        held = await self._patience.call(self._log.read_leases, list(owners)) if owners else {}
         # While the log was away nobody could renew: give them time to come back.
         judged = trio.current_time() - self._patience.away_at_s >= self._lease_s
         return [book for book, record in records.items() if self._is_free(record, held, judged)]

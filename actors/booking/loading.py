@@ -11,6 +11,7 @@ import trio
 
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.runner import BookRunner, VersionError
+from holdfast.actors.ports import SupersededError
 
 if TYPE_CHECKING:
     from holdfast.actors.booking.patience import Patience
@@ -73,6 +74,26 @@ async def advance(
             f"book {book}: replay to {record.position} gives digest {runner.digest}, the commit "
             f"record says {record.digest}; run 'holdfast check {book}'"
         )
+
+
+async def explained(
+    log: Log, patience: Patience, book: str, epoch: int, owner: str, error: Exception
+) -> Exception:
+    """*error*, for which *owner* cannot use *book*, which it took over with *epoch*.
+
+    Or that it is superseded: what it lacks, the new owner may have trimmed.
+    """
+    held = await patience.call(log.read_record, book)
+    if (held.epoch, held.owner) == (epoch, owner) or held.epoch < epoch:
+        return error
+    return superseded(book, epoch)
+
+
+def superseded(book: str, epoch: int) -> SupersededError:
+    """Why who took *book* over with *epoch* leads it no more."""
+    return SupersededError(
+        f"another booking actor took over {book} from our epoch {epoch}: step down"
+    )
 
 
 def check_version(book: str, record: CommitRecord) -> None:

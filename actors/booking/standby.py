@@ -59,6 +59,9 @@ class Standby:
         """The books that are followed."""
         return list(self._runners)
 
+    def __contains__(self, book: str) -> bool:
+        return book in self._runners
+
     def add(self, runner: BookRunner) -> None:
         """Follow a book from where *runner* is."""
         self._runners[runner.book] = runner

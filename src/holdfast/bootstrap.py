@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from holdfast.actors.booking.actor import BookingOptions
+    from holdfast.actors.booking.options import BookingOptions
     from holdfast.actors.notification.actor import NotificationOptions
     from holdfast.actors.payment.actor import PaymentOptions
     from holdfast.actors.ports import Clock, Log, Mailer, Provider
@@ -285,7 +285,7 @@ def calm_garbage_collection() -> None:
 
 
 def _booking_ports(settings: Settings, log: Log, place: str, health: Health) -> BookingPorts:
-    from holdfast.actors.booking.actor import BookingOptions
+    from holdfast.actors.booking.options import BookingOptions
 
     own = settings.booking
     options = BookingOptions(

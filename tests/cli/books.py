@@ -9,7 +9,8 @@ import msgspec
 import redis
 import trio
 
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.ports import NewInput
 from holdfast.bootstrap import SystemClock
 from holdfast.cli.practice import define, load_practice

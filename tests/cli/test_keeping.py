@@ -8,7 +8,8 @@ import msgspec
 import pytest
 import trio
 
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.bootstrap import SystemClock
 from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE
 from holdfast.tools.replay import replay

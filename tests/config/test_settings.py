@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from holdfast.actors import ports
-from holdfast.actors.booking.actor import BookingOptions
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.notification.actor import NotificationOptions
 from holdfast.actors.payment.actor import PaymentOptions
 from holdfast.config.settings import (

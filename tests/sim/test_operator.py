@@ -13,9 +13,10 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookRunner, VersionError
 from holdfast.actors.ports import (
     CommitRecord,

@@ -11,8 +11,9 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
 from holdfast.actors.booking.invariants import full_scan
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.payment.actor import PaymentOptions, run_payment
 from holdfast.actors.ports import (

@@ -18,7 +18,8 @@ import redis
 import trio
 from structlog.testing import capture_logs
 
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import GENESIS, ForeignDataError, LogTrimmedError, NewInput
 from holdfast.bootstrap import SystemClock

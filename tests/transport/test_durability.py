@@ -15,7 +15,8 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import (
     ActionEntry,

@@ -13,7 +13,8 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.ports import GENESIS, DeadLetter, LogError, NewInput
 from holdfast.bootstrap import SystemClock
 from holdfast.sim.memory_files import MemoryFolder

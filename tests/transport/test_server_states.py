@@ -25,7 +25,8 @@ from structlog.testing import capture_logs
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.executor import ExecutorOptions, run_executor
 from holdfast.actors.health import Health

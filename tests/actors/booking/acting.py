@@ -10,9 +10,10 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import wire
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
 from holdfast.actors.booking.invariants import full_scan
 from holdfast.actors.booking.loading import order
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.ports import GENESIS, NewInput
 

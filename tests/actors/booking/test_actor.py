@@ -10,14 +10,11 @@ import pytest
 import trio
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking.actor import (
-    LOOK_AGAIN_S,
-    TICK_AGAIN_S_MAX,
-    BookingOptions,
-    run_booking,
-)
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.leading import LOOK_AGAIN_S, TICK_AGAIN_S_MAX
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.booking.machine import BookingMachine
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookBugError, VersionError
 from holdfast.actors.ports import (
     GENESIS,

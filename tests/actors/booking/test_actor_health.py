@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking.actor import BookingOptions, run_booking
+from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.health import Health
 from holdfast.actors.ports import CommitUnknownError, LogUnavailableError
 from holdfast.transport.memory_log import MemoryLog

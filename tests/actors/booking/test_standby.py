@@ -8,9 +8,10 @@ import msgspec
 import trio
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking.actor import LEAD_AT_ONCE, RETAKE_S, BookingOptions
+from holdfast.actors.booking.keeping import LEAD_AT_ONCE, RETAKE_S
 from holdfast.actors.booking.lease import LOOKS, RENEWALS
 from holdfast.actors.booking.loading import DivergedError
+from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.ports import LogUnavailableError
 from holdfast.transport.memory_log import MemoryLog
 
@@ -37,7 +38,10 @@ PATIENCE_S = 1_000.0
 
 
 class Process:
-    """One life of a booking actor, to be killed, paused or stopped; it notes its calls."""
+    """One life of a booking actor, to be killed, paused or stopped; it notes its calls.
+
+    Those of the name ``mute`` are never answered.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,8 @@ class Process:
         self.error: Exception | None = None
         self.away = False
         self.take_over_s = 0.0
+        self.mute = ""
+        self.records_read = 0
         self._log = log
         self._resumed = trio.Event()
         self._resumed.set()
@@ -97,6 +103,10 @@ class Process:
             if name == "take_over":
                 await trio.sleep(self.take_over_s)
             answer = await real(*args, **kwargs)
+            if name == "read_records":
+                self.records_read += len(cast("list[CommitRecord]", answer))
+            if name == self.mute:
+                await trio.sleep_forever()
             await self._resumed.wait()
             return answer
 
@@ -304,6 +314,49 @@ async def test_a_leader_whose_lease_was_lost_is_taken_over_from_once(
         for process in both:
             process.stop.set()
     await assert_sound(log, BOOK)
+
+
+async def test_a_leader_whose_read_is_never_answered_learns_of_its_successor(
+    autojump_clock: MockClock,
+) -> None:
+    """It stands by again before it is needed, and does not wait for the answer."""
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    async with trio.open_nursery() as nursery:
+        first = Process(nursery, log, clock, "first")
+        await define(log, BOOK)
+        second = Process(nursery, log, clock, "second")
+        await trio.sleep(2 * LEASE_S)
+        first.mute = "read_inputs"
+        while log.book(BOOK).record.owner == "first":
+            log.leases.pop("first", None)
+            await trio.sleep(LEASE_S / LOOKS / 2)
+        first.mute = ""
+        await trio.sleep(2 * LEASE_S)
+        second.kill()
+        assert await led_by(log, "first") <= LEASE_S * (1 + 1 / LOOKS) + 0.1
+        await ask(log, BOOK, "k")
+        first.stop.set()
+    await assert_sound(log, BOOK)
+
+
+async def test_a_record_is_read_once_in_a_leases_time_while_its_leader_lives(
+    autojump_clock: MockClock,
+) -> None:
+    """Who stands by for many books looks at one lease often, and not at all their records."""
+    clock = VirtualClock()
+    log = MemoryLog(clock)
+    books = [f"book{number}" for number in range(50)]
+    async with trio.open_nursery() as nursery:
+        both = [Process(nursery, log, clock, owner) for owner in ("first", "second")]
+        await define(log, *books)
+        await trio.sleep(2 * LEASE_S)
+        for process in both:
+            process.records_read = 0
+        await trio.sleep(10 * LEASE_S)
+        for process in both:
+            assert 9 * len(books) <= process.records_read <= 11 * len(books)
+            process.stop.set()
 
 
 async def test_nobody_is_judged_by_a_lease_that_lapsed_while_the_log_was_away(

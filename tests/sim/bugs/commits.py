@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from holdfast.actors.booking import actor
-from holdfast.actors.booking.actor import _Host, _Owned
+from holdfast.actors.booking import leading
+from holdfast.actors.booking.actor import _Actor
+from holdfast.actors.booking.keeping import Keeping
+from holdfast.actors.booking.leading import Leading, Led
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.transport import memory_log
 from holdfast.transport.memory_log import MemoryLog
@@ -22,7 +24,7 @@ BUGS = [
         "committed-and-not-said",
         "A booking actor whose commit had to wait says for ever that the log is away.",
         "outages",
-        edit(_Host, "_commit", 'self._patience.done("commit")', "pass"),
+        edit(Leading, "commit", 'self._patience.done("commit")', "pass"),
     ),
     Bug(
         "commit",
@@ -79,7 +81,7 @@ BUGS = [
         "A commit whose result is unknown is sent again unread.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_write_rest",
             "answers = await self._log.resolve(commits)",
             "answers = [False] * len(commits)",
@@ -92,7 +94,7 @@ BUGS = [
         "unknown-dropped",
         "A commit whose result is unknown is not looked after.",
         "mixed",
-        edit(_Host, "_write", "unknown = True", "return [None] * len(commits)"),
+        edit(Leading, "_write", "unknown = True", "return [None] * len(commits)"),
     ),
     Bug(
         "commit",
@@ -100,7 +102,7 @@ BUGS = [
         "A commit is given up while the log is away.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_write",
             "except LogUnavailableError as error:\n"
             '            await self._patience.pause(tries, error, "commit")',
@@ -167,7 +169,7 @@ BUGS = [
         "Actions of a batch that brings none for the payments are forgotten.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_decide_batch",
             "decided.notifications,\n",
             "decided.notifications if decided.payments else [],\n",
@@ -179,7 +181,7 @@ BUGS = [
         "The position is that of the last input read, though not all were decided.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_decide_batch",
             "decided = runner.decide(entries)",
             "decided = runner.decide(entries[:3])\n            runner.position = entries[-1].id",
@@ -190,7 +192,8 @@ BUGS = [
         "goes-on",
         "A booking actor goes on after it was superseded.",
         "rivals",
-        edit(_Host, "_commit", "self._give_up(commit.book, error)", "pass"),
+        edit(Leading, "commit", "self._lose(commit.book, error)", "pass"),
+        edit(Leading, "compare", "self._lose(book, superseded(book, led.epoch))", "pass"),
     ),
     Bug(
         "commit",
@@ -198,8 +201,8 @@ BUGS = [
         "The next batch is sent before the last one was answered.",
         "mixed",
         edit(
-            _Host,
-            "_commit",
+            Leading,
+            "commit",
             "async for batch in self._receive:\n",
             "async for batch in self._receive:\n"
             "            snapshots.start_soon(self._write, batch.commits)\n",
@@ -303,10 +306,10 @@ BUGS = [
         "The reader's cursor forgets the second half of an id.",
         "stress",
         edit(
-            _Host,
+            Leading,
             "_read",
-            "book: owned.runner.position for",
-            'book: owned.runner.position.partition("-")[0] + f"-{(1 << 64) - 1}" for',
+            "book: led.runner.position for",
+            'book: led.runner.position.partition("-")[0] + f"-{(1 << 64) - 1}" for',
         ),
     ),
     Bug(
@@ -327,7 +330,10 @@ BUGS = [
         "A booking actor never looks for further books.",
         "mixed",
         edit(
-            _Host, "_discover", "known = found", "known = found\n        await trio.sleep_forever()"
+            Keeping,
+            "discover",
+            "known = set(found)",
+            "await trio.sleep_forever()",
         ),
     ),
     Bug(
@@ -336,7 +342,7 @@ BUGS = [
         "Nobody wakes a book when its timer is due.",
         "long",
         edit(
-            _Host,
+            Leading,
             "_append_tick",
             "await self._patiently(self._log.append, book, [",
             "await trio.lowlevel.checkpoint(); (book, [",
@@ -347,20 +353,20 @@ BUGS = [
         "one-tick",
         "A book is woken for its first timer only.",
         "long",
-        edit(_Owned, "ticked", "+ self._tick_wait_s", "+ 86_400"),
+        edit(Led, "ticked", "+ self._tick_wait_s", "+ 86_400"),
     ),
     Bug(
         "reading",
         "tick-storm",
         "A book is woken again and again until it has decided.",
         "mixed",
-        (actor, "TICK_AGAIN_S", lambda _: 0.0),
+        (leading, "TICK_AGAIN_S", lambda _: 0.0),
     ),
     Bug(
         "stop",
         "waits-for-the-log",
         "A stop waits for a log that is away.",
         "mixed",
-        edit(_Host, "_bound_the_stop", "scope.cancel()", "pass"),
+        edit(_Actor, "_bound_the_stop", "scope.cancel()", "pass"),
     ),
 ]

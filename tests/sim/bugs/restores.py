@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from holdfast.actors.booking import actor, loading, machine
-from holdfast.actors.booking.actor import _Host
+from holdfast.actors.booking import keeping, loading, machine
 from holdfast.actors.booking.book import Book
+from holdfast.actors.booking.keeping import Keeping
+from holdfast.actors.booking.leading import Leading
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.runner import BookRunner
 from holdfast.transport.memory_log import MemoryLog
@@ -22,7 +23,7 @@ _NEWER = "if position > parse_id(record.position):"
 
 def _in_advance(old: str, new: str) -> list[Patch]:
     """A patch of the replay to a record, for those who load a book and for those who take it over."""
-    return [edit(loading, "advance", old, new), edit(actor, "advance", old, new)]
+    return [edit(loading, "advance", old, new), edit(keeping, "advance", old, new)]
 
 
 def _again(name: str, scenario: str) -> Bug:
@@ -42,7 +43,7 @@ BUGS = [
         "restore",
         "no-restore",
         "A takeover asks nothing about calls under way.",
-        "rivals",
+        "crashes",
         (BookingMachine, "restore", lambda _: lambda *args: True),
     ),
     Bug(
@@ -126,7 +127,7 @@ BUGS = [
             "runner.__dict__.setdefault('_again', []).extend(runner.decide(entries).payments)",
         ),
         edit(
-            _Host,
+            Leading,
             "_decide_batch",
             "decided.payments,",
             "runner.__dict__.pop('_again', []) + decided.payments,",
@@ -138,11 +139,11 @@ BUGS = [
         "A booking actor writes with the epoch that was there before its takeover.",
         "mixed",
         edit(
-            _Host,
+            Keeping,
             "_lead",
-            "self._owned[book] = _Owned(runner, record)",
+            "self.leading.add(runner, record)",
             "record = msgspec.structs.replace(record, epoch=max(record.epoch - 1, 1))\n"
-            "    self._owned[book] = _Owned(runner, record)",
+            "    self.leading.add(runner, record)",
         ),
     ),
     Bug(
@@ -151,12 +152,12 @@ BUGS = [
         "A snapshot is written before the commit of its inputs.",
         "mixed",
         edit(
-            _Host,
-            "_commit",
+            Leading,
+            "commit",
             "        async for batch in self._receive:\n",
             "        async for batch in self._receive:\n"
             "            for book, snapshot in batch.snapshots:\n"
-            "                await self._save(book, snapshot, self._owned[book].epoch)\n",
+            "                await self._save(book, snapshot, self._led[book].epoch)\n",
         ),
     ),
     Bug(
@@ -165,13 +166,13 @@ BUGS = [
         "A snapshot is written before the commit, and nothing guards it.",
         "rivals",
         edit(
-            _Host,
-            "_commit",
+            Leading,
+            "commit",
             "        async for batch in self._receive:\n",
             "        async for batch in self._receive:\n"
             "            for book, snapshot in batch.snapshots:\n"
-            "                if book in self._owned:\n"
-            "                    await self._save(book, snapshot, self._owned[book].epoch)\n",
+            "                if book in self._led:\n"
+            "                    await self._save(book, snapshot, self._led[book].epoch)\n",
         ),
         edit(
             MemoryLog,
@@ -195,11 +196,11 @@ BUGS = [
         "A snapshot's book goes on while it waits to be written.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_save",
             "await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
-            "if book in self._owned:\n"
-            "            later = self._owned[book].runner.snapshot()\n"
+            "if book in self._led:\n"
+            "            later = self._led[book].runner.snapshot()\n"
             "            snapshot = msgspec.structs.replace(snapshot, content=later.state)\n"
             "        await self._log.save_snapshot(book, snapshot, epoch, self._owner)",
         ),
@@ -210,7 +211,7 @@ BUGS = [
         "A snapshot is taken before the last input of its batch.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_decide_batch",
             "runner.snapshot()",
             "msgspec.structs.replace(runner.snapshot(), content=early.snapshot().state)",
@@ -254,7 +255,7 @@ BUGS = [
         "A snapshot that cannot be written ends the booking actor.",
         "mixed",
         edit(
-            _Host,
+            Leading,
             "_save",
             '_log.warning("snapshot_failed", book=book, why=str(error))\n        return',
             "raise",
@@ -266,7 +267,7 @@ BUGS = [
         "A snapshot of one who was superseded ends it by an error of ours.",
         "rivals",
         edit(
-            _Host,
+            Leading,
             "_save",
             "        return  # the next commit will say so",
             "        raise RuntimeError('superseded')",

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from holdfast.actors.booking import actor
-from holdfast.actors.booking.actor import _Host
+from holdfast.actors.booking import keeping
+from holdfast.actors.booking.actor import _Actor
+from holdfast.actors.booking.keeping import Keeping
+from holdfast.actors.booking.leading import Leading
 from holdfast.actors.booking.lease import Lease
 from holdfast.actors.booking.standby import Standby
 from holdfast.transport.memory_log import MemoryLog
@@ -42,18 +44,32 @@ BUGS = [
         "Who stands by never looks at leases.",
         "rivals",
         edit(
-            _Host,
-            "_keep",
-            "await self._lead_free(self._standby.books)",
-            "await trio.lowlevel.checkpoint()",
+            Keeping,
+            "look",
+            "await self._lead_free(await self._lease.without_leader(followed))",
+            "pass",
         ),
+    ),
+    Bug(
+        "leases",
+        "never-compares",
+        "A leader never looks whether another one has taken its book over.",
+        "rivals",
+        edit(
+            Keeping,
+            "look",
+            "self.leading.compare(await self._read_records(books[number % LOOKS :: LOOKS]))",
+            "await self._read_records(books[number % LOOKS :: LOOKS])",
+        ),
+        rare="It takes a read that is never answered while another one takes the book, and that one's "
+        "death before the wait is over; a test of the booking actor's own shows it.",
     ),
     Bug(
         "leases",
         "takes-without-lease",
         "Who takes a book over holds no lease of its own where that was lost.",
         "stress",
-        edit(_Host, "_lead_free", "await self._lease.hold()", "pass"),
+        edit(Keeping, "_lead_free", "await self._lease.hold()", "pass"),
         rare="All leases must vanish just before one looks and long before either is renewed; a test of "
         "the booking actor's own shows it.",
     ),
@@ -62,7 +78,7 @@ BUGS = [
         "keeps-its-lease",
         "A clean stop keeps the lease.",
         "rivals",
-        edit(_Host, "_leave", "await self._lease.drop()", "self._lease._renewing.cancel()"),
+        edit(_Actor, "_leave", "await self._lease.drop()", "self._lease._renewing.cancel()"),
     ),
     Bug(
         "leases",
@@ -78,7 +94,7 @@ BUGS = [
         "A takeover does not say which epoch it saw.",
         "rivals",
         edit(
-            _Host,
+            Keeping,
             "_lead",
             "self._log.take_over, book, self._owner, seen.epoch",
             "self._log.take_over, book, self._owner",
@@ -99,7 +115,7 @@ BUGS = [
         "decides-the-late-read",
         "What was read before a takeover is decided after it.",
         "rivals",
-        edit(_Host, "_read", "if self._owned.get(book) is reading[book]", "if book in self._owned"),
+        edit(Leading, "_read", "if self._led.get(book) is reading[book]", "if book in self._led"),
         rare="An answer must be under way while its book is lost and led again; a test of the booking "
         "actor's own shows it.",
     ),
@@ -108,7 +124,7 @@ BUGS = [
         "follows-no-more",
         "Who was superseded never follows the book again.",
         "rivals",
-        edit(_Host, "_give_up", "self._want([book])\n        return", "return"),
+        edit(Keeping, "_give_up", "self.want([book])\n        return", "return"),
     ),
     Bug(
         "standby",
@@ -116,20 +132,17 @@ BUGS = [
         "Who was superseded leads again from the book that it had, uncommitted decisions and all.",
         "rivals",
         edit(
-            _Host,
-            "_give_up",
-            "self._owned.pop(book, None)",
-            "owned = self._owned.pop(book, None)",
-            "self._want([book])\n        return",
-            "if owned is not None:\n"
-            "            self.__dict__.setdefault('_kept', {})[book] = owned.runner\n"
-            "        self._want([book])\n        return",
+            Leading,
+            "_lose",
+            "self.drop(book)",
+            "self.__dict__.setdefault('_kept', {})[book] = self._led[book].runner\n"
+            "    self.drop(book)",
         ),
         edit(
-            _Host,
+            Keeping,
             "_catch_up",
             "try:\n        await advance(",
-            "kept = self.__dict__.get('_kept', {}).pop(runner.book, None)\n"
+            "kept = self.leading.__dict__.get('_kept', {}).pop(runner.book, None)\n"
             "    if kept is not None: return kept\n"
             "    try:\n        await advance(",
         ),
@@ -140,7 +153,7 @@ BUGS = [
         "Who takes a book over compares what it followed with the record neither by position nor "
         "by digest.",
         "rivals",
-        edit(actor, "advance", _AHEAD, "if False:", _DIGEST, "if False:"),
+        edit(keeping, "advance", _AHEAD, "if False:", _DIGEST, "if False:"),
         rare="A failover must take away what was followed, and the takeover come before the next read of "
         "outcomes tells.",
     ),
@@ -159,7 +172,7 @@ BUGS = [
             "if runner.decide(inputs).outcomes != outcomes:",
             "runner.decide(inputs)\n    if False:",
         ),
-        edit(actor, "advance", _AHEAD, "if False:", _DIGEST, "if False:"),
+        edit(keeping, "advance", _AHEAD, "if False:", _DIGEST, "if False:"),
     ),
     Bug(
         "standby",
@@ -167,9 +180,9 @@ BUGS = [
         "A book that was given up is never tried again.",
         "rivals",
         edit(
-            _Host,
+            Keeping,
             "_give_up",
-            "self._want([book], min(RETAKE_S * 2 ** min(failures - 1, 30), RETAKE_S_MAX))",
+            "self.want([book], min(RETAKE_S * 2 ** min(failures - 1, 30), RETAKE_S_MAX))",
             "self._wanted.pop(book, None)",
         ),
         rare="Hardly anything in a world makes an actor give up one book of several, and with none left it "

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from holdfast.actors.booking.actor import _Host
+from holdfast.actors.booking.keeping import Keeping
+from holdfast.actors.booking.leading import Leading
 from holdfast.actors.executor import Executor
 from holdfast.tools import drained, export, letters, reconcile, restore, trim, whatif
 from holdfast.tools.history import History
@@ -298,9 +299,9 @@ BUGS = [
         "A booking actor that cannot read one book's inputs gives up all that it leads.",
         "upkeep",
         edit(
-            _Host,
-            "_give_up_spoiled",
-            "await self._patiently(self._log.read_inputs, {book: owned.runner.position}, 1, 0.0)",
+            Leading,
+            "_lose_spoiled",
+            "await self._patiently(self._log.read_inputs, {book: led.runner.position}, 1, 0.0)",
             "raise spoiled",
         ),
     ),
@@ -309,16 +310,16 @@ BUGS = [
         "leaves-no-snapshot",
         "A booking actor that is asked to stop leaves without a snapshot.",
         "mixed",
-        edit(_Host, "_leave", "if owned.committed != GENESIS", "if False"),
+        edit(Leading, "leave", "if led.committed != GENESIS", "if False"),
     ),
     Bug(
         "tools",
         "release-takes-over",
         "A process of another release takes a book over before it looks who decided it.",
         "upkeep",
-        edit(_Host, "_load", "check_version(book, record)", "pass"),
+        edit(Keeping, "_load", "check_version(book, record)", "pass"),
         edit(
-            _Host,
+            Keeping,
             "_lead",
             "check_version(book, seen)",
             "pass",
