@@ -36,7 +36,7 @@ BUGS = [
         "executors",
         "acknowledges-apart",
         "The result is posted after the acknowledgement, by a call of its own.",
-        "crashes",
+        "stress",
         edit(
             Executor,
             "_finish",
