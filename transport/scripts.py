@@ -142,8 +142,9 @@ COMMIT: Final = Script(
     """
 -- KEYS: commit, outcomes, payments, notifications, deadletters, inputs.
 -- ARGV: epoch, owner, after, position, version, digest, four counts, the last payment and the last
--- notification that this owner wrote in this epoch (or nothing), then the entries: outcomes (id, status, body, timers, replayed), payments and notifications (id, action, type, body, trace),
--- dead letters (stream, id, why, fields).
+-- notification that this owner wrote in this epoch (or nothing), then the entries: outcomes (id,
+-- status, body, timers, replayed), payments and notifications (id, action, type, body, trace), dead
+-- letters (stream, id, why, fields).
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream', 'stream'})
   or fenced(KEYS[1], ARGV[1], ARGV[2])
 if bad then return bad end
