@@ -102,7 +102,7 @@ class Draining:
         if lease is not None and lease.until_ms > bench.log.now_ms():
             bench.tell(log, "drain", f"{left.book} is said to be drained, and is led")
         back = record.snapshot in bench.log.of(left.book).put_back
-        if record.snapshot != left.position and not back:
+        if record.position == left.position != record.snapshot and not back:
             what = f"drained at {left.position}, its snapshot is at {record.snapshot or 'none'}"
             bench.tell(log, "drain", f"{left.book} is said to be {what}")
 

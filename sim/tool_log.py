@@ -38,13 +38,14 @@ class ToolLog(FaultyLog):
     Attributes:
       operator: What the tool may do beside the log, over the same connection.
       superseded: Whether the book changed hands while the tool made a snapshot.
+      histories: Of the server, in which the tool began and in which it was told that it is.
     """
 
     def __init__(
         self, server: SimServer, name: str, may: Sequence[str], tell: Callable[[str], None]
     ) -> None:
         super().__init__(server, f"operator-{name}")
-        self._begun_in = server.history_of(server.log)
+        self.histories = {server.history_of(server.log).id: None}
         self.superseded = False
 
         def on_request(op: str, weight: Weight) -> None:
@@ -59,9 +60,8 @@ class ToolLog(FaultyLog):
 
     @property
     def is_of_now(self) -> bool:
-        """Whether the server goes on with the history that the tool began in, and the tool is there."""
-        now = self._server.history_of(self._server.log)
-        return self._begun_in == now == self._server.history_of(self._log)
+        """Whether the server goes on with the only history that the tool has ever seen."""
+        return list(self.histories) == [self._server.history_of(self._server.log).id]
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log``."""
@@ -74,7 +74,7 @@ class ToolLog(FaultyLog):
 
 class _ToolOperator(MemoryOperator):
     def __init__(
-        self, connection: FaultyLog, server: SimServer, on_change: Callable[[str], None]
+        self, connection: ToolLog, server: SimServer, on_change: Callable[[str], None]
     ) -> None:
         super().__init__(server.log)
         self._server = server
@@ -89,7 +89,9 @@ class _ToolOperator(MemoryOperator):
         return await self._connection.request(op, weight, ask, again=again)
 
     def _history_of(self, log: MemoryLog) -> str:
-        return self._server.history_of(log).id
+        name = self._server.history_of(log).id
+        self._connection.histories[name] = None
+        return name
 
     def _look(self, op: str, ask: Callable[[MemoryLog], _T], log: MemoryLog) -> _T:
         before = fingerprint(log)

@@ -309,8 +309,9 @@ class Toolbox:
     # -- dead letters --------------------------------------------------------
 
     async def letters(self, log: ToolLog, book: str, number: int) -> None:
-        """``deadletters list``, then ``retry`` or ``drop`` of one."""
+        """``deadletters list``, then ``retry`` or ``drop`` of one input; of actions see ``meddling``."""
         found = await read_letters(log.operator, book, 100)
+        found = [letter for letter in found if letter.stream == "inputs"]
         if not found:
             return
         letter = self._bench.draws.pick("tools.letter", found, book, number)

@@ -6,13 +6,20 @@ Ages are by the server's clock, which the ids come from; this machine's may diff
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from holdfast.actors.booking import views
-from holdfast.actors.ports import BATCH_MAX, ActionStream, LogError, LogUnavailableError
+from holdfast.actors.ports import (
+    BATCH_MAX,
+    ActionStream,
+    LogError,
+    LogUnavailableError,
+    TailLostError,
+)
 from holdfast.tools.history import HistoryChangedError, look_until_steady
 from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import parse_id
@@ -119,6 +126,8 @@ async def _look(log: Log, operator: Operator, book: str, late_s: float, quick: b
     problems: list[str] = []
     lag, oldest = 0, ""
     if parse_id(record.position) > parse_id(inputs.last_id):
+        with suppress(TailLostError):  # what is no stream is told by its own sentence
+            await log.read_inputs({book: record.position}, 1, 0)
         problems.append(
             f"the log ends at {inputs.last_id}, before what was decided: it lost its tail"
         )
