@@ -16,9 +16,9 @@ from holdfast.sim.server import fingerprint
 from holdfast.transport.memory_operator import MemoryOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from holdfast.actors.ports import Snapshot
+    from holdfast.actors.ports import CommitRecord, InputEntry, Snapshot
     from holdfast.sim.server import SimServer
     from holdfast.transport.memory_log import MemoryLog
     from holdfast.transport.memory_operator import Weight
@@ -38,6 +38,7 @@ class ToolLog(FaultyLog):
     Attributes:
       operator: What the tool may do beside the log, over the same connection.
       superseded: Whether the book changed hands while the tool made a snapshot.
+      mixed: Whether anything was read in another history than the tool was last told that it is in.
       histories: Of the server, in which the tool began and in which it was told that it is.
     """
 
@@ -47,6 +48,8 @@ class ToolLog(FaultyLog):
         super().__init__(server, f"operator-{name}")
         self.histories = {server.history_of(server.log).id: None}
         self.superseded = False
+        self.mixed = False
+        self._told = ""
 
         def on_request(op: str, weight: Weight) -> None:
             if weight != "read" and op not in may:
@@ -62,6 +65,34 @@ class ToolLog(FaultyLog):
     def is_of_now(self) -> bool:
         """Whether the server goes on with the only history that the tool has ever seen."""
         return list(self.histories) == [self._server.history_of(self._server.log).id]
+
+    def asked(self, log: MemoryLog) -> str:
+        """The tool asks for the history, and *log* answers."""
+        name = self._server.history_of(log).id
+        if name != self._told:
+            self.mixed = False  # it is told so, and begins anew
+        self._told = name
+        self.histories[name] = None
+        return name
+
+    def answered(self, log: MemoryLog) -> None:
+        """The tool reads something, and *log* answers."""
+        if self._told and self._told != self._server.history_of(log).id:
+            self.mixed = True
+
+    async def read_record(self, book: str) -> CommitRecord:
+        """See ``Log``."""
+        record = await super().read_record(book)
+        self.answered(self._log)
+        return record
+
+    async def read_inputs(
+        self, after: Mapping[str, str], count: int, wait_s: float
+    ) -> dict[str, list[InputEntry]]:
+        """See ``Log``."""
+        found = await super().read_inputs(after, count, wait_s)
+        self.answered(self._log)
+        return found
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log``."""
@@ -89,13 +120,12 @@ class _ToolOperator(MemoryOperator):
         return await self._connection.request(op, weight, ask, again=again)
 
     def _history_of(self, log: MemoryLog) -> str:
-        name = self._server.history_of(log).id
-        self._connection.histories[name] = None
-        return name
+        return self._connection.asked(log)
 
     def _look(self, op: str, ask: Callable[[MemoryLog], _T], log: MemoryLog) -> _T:
         before = fingerprint(log)
         found = ask(log)
+        self._connection.answered(log)
         if fingerprint(log) != before:
             self._on_change(op)
         return found

@@ -75,6 +75,8 @@ _MAY: Final = {
 }
 """What a tool asks for beside what only looks."""
 
+_ONLY_LOOK: Final = ("look", "copy", "archive", "policies", "file")
+
 _NEVER: Final[dict[str, object]] = {"minimum_notice_min": 525_600}
 """Policies under which no slot of a world can be asked for: all are within days."""
 
@@ -145,6 +147,8 @@ class Toolbox:
         log = self._bench.open(f"{tool}-{number}", _MAY.get(tool, ()))
         try:
             await self._tools[tool](log, book, number)
+            if log.mixed and tool in _ONLY_LOOK:
+                self._bench.checks.fail("tools", f"{tool} of {book} tells of two histories at once")
         except (LogUnavailableError, ProviderUnavailableError) as error:
             self._bench.ended(tool, "unavailable", error)
         except HistoryChangedError as error:
