@@ -3,8 +3,7 @@
 A key of a wrong type lies in a stream's place, an outcome or an action is written by hand, actions are
 deleted. Whoever meets it must say so with the name of the key, leave this one book alone, and go on with it
 once it is put right, without a restart. Whose actions were deleted goes on by itself: a takeover asks for
-all that is under way. An executor of another release makes dead letters of good actions, which are sent
-again.
+all that is under way.
 
 What somebody deletes of the inputs or the outcomes has no place here. Without its inputs there is no book
 to go on with, and its outcomes are needed by nobody who decides: ``check`` tells of both.
@@ -13,7 +12,6 @@ to go on with, and its outcomes are needed by nobody who decides: ``check`` tell
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,48 +19,32 @@ import trio
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.ports import (
     ActionEntry,
-    ActionStream,
     ForeignDataError,
-    LogError,
-    LogUnavailableError,
     OutcomeEntry,
     StreamName,
 )
-from holdfast.bootstrap import PaymentPorts, run_with
+from holdfast.sim.action_letters import ACTIONS
 from holdfast.sim.history import BY_HAND
-from holdfast.sim.releases import OtherExecutor
-from holdfast.tools.errors import ToolError
-from holdfast.tools.letters import read_letters, retry_letter
 from holdfast.transport.keys import format_id, parse_id
 from holdfast.transport.memory_log import MemoryStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from holdfast.actors.payment.actor import PaymentOptions
-    from holdfast.actors.ports import Provider
+    from holdfast.sim.action_letters import ActionLetters
     from holdfast.sim.tool_log import ToolLog
     from holdfast.sim.troubles import Slot
     from holdfast.sim.workbench import Workbench
-    from holdfast.tools.letters import Letter
 
 KINDS: Final = ("type", "outcome", "deleted", "action")
 
 BROKEN_S_MAX: Final = 90
 """How long a book stays spoilt, at most."""
 
-STRANGE_S_MAX: Final = 5
-"""How long an executor of another release runs, at most."""
-
 AHEAD_MS: Final = 3_600_000
 """By how much an outcome that is written by hand is ahead."""
 
-MENDED_S_MAX: Final = 900.0
-"""How long executors may take to find what somebody wrote among their actions."""
-
-_ACTIONS: Final[tuple[ActionStream, ...]] = ("payments", "notifications")
 _KEYS: Final = ("inputs", "outcomes", "payments", "notifications", "deadletters", "commit")
-_LETTERS_MAX: Final = 1_000
 _LOOK_S: Final = 1.0
 
 
@@ -71,31 +53,20 @@ class Meddling:
 
     Args:
       bench: What tools work with.
+      letters: Takes away what was written among the actions.
       slots: All processes.
-      provider: The world's, whom an executor of another release never calls.
-      payment: How that executor works.
 
     Attributes:
       touched: The books that somebody meddled with, and what was done.
-      restart: Whether the booking actors must be started again: what an executor of another release
-        could not carry out was trimmed away.
     """
 
-    def __init__(
-        self,
-        bench: Workbench,
-        slots: Sequence[Slot],
-        provider: Provider,
-        payment: PaymentOptions,
-    ) -> None:
+    def __init__(self, bench: Workbench, letters: ActionLetters, slots: Sequence[Slot]) -> None:
         self._bench = bench
+        self._letters = letters
         self._slots = slots
-        self._provider = provider
-        self._payment = payment
         self.touched: dict[str, list[str]] = {}
-        self.restart = False
         self._last_words: list[tuple[str, str]] = []
-        self._by_hand: dict[tuple[str, StreamName, tuple[int, int]], None] = {}
+        self._outcomes: dict[tuple[str, tuple[int, int]], None] = {}
 
     def excuses(self, error: BaseException) -> bool:
         """Whether a process may end by *error*: all of its books were spoilt."""
@@ -123,7 +94,7 @@ class Meddling:
             bench.marks.hit(f"tool_meddled_{kind}_told")
         self._mend(book)
         if kind == "action":
-            await self._clear_letters(log, book)
+            await self._letters.clear(log, book)
 
     def _spoil_type(self, book: str, number: int) -> str:
         held = self._bench.log.book(book)
@@ -140,12 +111,12 @@ class Meddling:
         ms, _ = max(outcomes.last, (self._bench.log.now_ms(), 0))
         id_ = (ms + AHEAD_MS, 0)
         outcomes.add(id_, OutcomeEntry(format_id(*id_), BY_HAND, b"{}"))
-        self._by_hand[book, "outcomes", id_] = None
+        self._outcomes[book, id_] = None
         self._bench.log.ring(book, "outcomes")
         return "outcomes"
 
     def _spoil_deleted(self, book: str, number: int) -> str:
-        stream = self._bench.draws.pick("meddle.stream", _ACTIONS, book, number)
+        stream = self._bench.draws.pick("meddle.stream", ACTIONS, book, number)
         held = self._bench.log.book(book)
         if stream == "payments":
             held.payments = MemoryStream()
@@ -155,12 +126,12 @@ class Meddling:
         return stream
 
     def _spoil_action(self, book: str, number: int) -> str:
-        stream = self._bench.draws.pick("meddle.stream", _ACTIONS, book, number)
+        stream = self._bench.draws.pick("meddle.stream", ACTIONS, book, number)
         held = self._bench.log.book(book).actions(stream)
         ms, sequence = held.last
         id_ = (ms, sequence + 1)
         held.add(id_, ActionEntry(format_id(*id_), "by hand", "preauthorize", b"{}"))
-        self._by_hand[book, stream, id_] = None
+        self._letters.by_hand[book, stream, id_] = None
         self._bench.log.ring(book, stream)
         return stream
 
@@ -190,9 +161,9 @@ class Meddling:
         held.foreign = False
         for name in _KEYS[:-1]:
             held.stream(_stream(name)).foreign = False
-        for known, stream, id_ in self._by_hand:
-            outcomes = held.outcomes
-            if (known, stream) == (book, "outcomes") and outcomes.get(id_) is not None:
+        outcomes = held.outcomes
+        for known, id_ in self._outcomes:
+            if known == book and outcomes.get(id_) is not None:
                 deleted = outcomes.deleted
                 outcomes.remove(id_)
                 outcomes.deleted = deleted
@@ -209,81 +180,7 @@ class Meddling:
         """
         for book in self.touched:
             self._mend(book)
-        deadline = trio.current_time() + MENDED_S_MAX
-        while True:
-            for book in self._bench.checks.shadows:
-                await self._clear_letters(log, book)
-            left = [one for one in self._by_hand if self._is_unread(*one)]
-            if not left and not self._bench.server.under_way and not self._letters_left():
-                return
-            if trio.current_time() >= deadline:
-                self._bench.checks.fail("S14 poison", f"nobody found {left}")
-            await trio.sleep(_LOOK_S)
-
-    def _letters_left(self) -> bool:
-        logs = [self._bench.log.book(book) for book in self._bench.checks.shadows]
-        return any(one.stream in _ACTIONS for log in logs for one in log.deadletters.entries)
-
-    def _is_unread(self, book: str, stream: StreamName, id_: tuple[int, int]) -> bool:
-        """Whether an executor still has to find the entry *id_*."""
-        if stream == "outcomes":
-            return False
-        held = self._bench.log.book(book).stream(stream)
-        group = held.groups.get(stream)
-        if held.get(id_) is None:
-            return False
-        return group is None or group.last < id_ or id_ in group.pending
-
-    # -- dead letters of actions ---------------------------------------------
-
-    async def strange(self, log: ToolLog, book: str, number: int) -> None:
-        """Let an executor of another release run, then send again what it could not carry out."""
-        bench = self._bench
-        name = f"strange-{number}"
-        other = OtherExecutor(bench.server, name)
-        rng = bench.draws.generator("tools.strange", book, number)
-        stop = trio.Event()
-        run_s = 1 + bench.draws.below("tools.strange_s", STRANGE_S_MAX, book, number)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                partial(self._run_strange, stop),
-                PaymentPorts(other, self._provider, name, self._payment, rng),
-            )
-            await trio.sleep(run_s)
-            stop.set()
-        await trio.sleep(bench.draws.below("tools.redo_s", BROKEN_S_MAX, book, number))
-        await self._clear_letters(log, book)
-
-    async def _run_strange(self, stop: trio.Event, ports: PaymentPorts) -> None:
-        try:
-            await run_with(ports, stop)
-        except LogError as error:
-            self._bench.trace.note("operator", "strange ended", str(error))
-
-    async def _clear_letters(self, log: ToolLog, book: str) -> None:
-        """``deadletters list``; ``retry`` of each action that is good, ``drop`` of all others."""
-        for letter in await read_letters(log.operator, book, _LETTERS_MAX):
-            if letter.stream not in _ACTIONS:
-                continue
-            key = (book, letter.stream, parse_id(letter.entry))
-            if key in self._by_hand:
-                await self._drop(log, book, letter)
-                continue
-            try:
-                await retry_letter(log.operator, book, letter.id, {}, dry=False)
-            except LogUnavailableError:
-                raise
-            except (ToolError, LogError) as error:
-                self._bench.trace.note("operator", "not again", str(error))
-                if "trimmed away" in str(error):
-                    self.restart = True
-                    await self._drop(log, book, letter)
-            else:
-                self._bench.did("action_retried", f"{book} {letter.entry}")
-
-    async def _drop(self, log: ToolLog, book: str, letter: Letter) -> None:
-        if await log.operator.drop_letters(book, [letter.id]):
-            self._bench.did("action_dropped", f"{book} {letter.entry}")
+        await self._letters.clear_all(log)
 
 
 def _stream(name: str) -> StreamName:

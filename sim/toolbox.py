@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from holdfast.actors.booking.options import BookingOptions
+    from holdfast.sim.action_letters import ActionLetters
     from holdfast.sim.crowd import Crowd
     from holdfast.sim.draining import Draining
     from holdfast.sim.meddling import Meddling
@@ -95,6 +96,7 @@ class Toolbox:
       moving: Exports and imports.
       draining: Stops of the service.
       meddling: What is done to keys by hand.
+      letters: Dead letters that are actions.
       reconciling: The world's reconciler.
       crowd: Whose are the commands that are put right and sent again.
       booking: How a booking actor of another release works.
@@ -107,6 +109,7 @@ class Toolbox:
         moving: Moving,
         draining: Draining,
         meddling: Meddling,
+        letters: ActionLetters,
         reconciling: Reconciling,
         crowd: Crowd,
         booking: BookingOptions,
@@ -133,7 +136,7 @@ class Toolbox:
             "reconcile": self.reconcile,
             "drain": draining.drain,
             "meddle": meddling.meddle,
-            "strange": meddling.strange,
+            "strange": letters.strange,
         }
         self._sent_again: dict[tuple[str, str], str] = {}
         """The keys of letters that were sent again, by book and letter."""
@@ -313,7 +316,7 @@ class Toolbox:
     # -- dead letters --------------------------------------------------------
 
     async def letters(self, log: ToolLog, book: str, number: int) -> None:
-        """``deadletters list``, then ``retry`` or ``drop`` of one input; of actions see ``meddling``."""
+        """``deadletters list``, then ``retry`` or ``drop`` of one input; of actions see ``action_letters``."""
         found = await read_letters(log.operator, book, 100)
         found = [letter for letter in found if letter.stream == "inputs"]
         if not found:

@@ -24,6 +24,7 @@ from holdfast.actors.booking.runner import BookBugError
 from holdfast.actors.ports import LogError, LogTrimmedError, TailLostError
 from holdfast.bootstrap import BookingPorts, NotificationPorts, PaymentPorts, run_with
 from holdfast.sim import upkeep
+from holdfast.sim.action_letters import ActionLetters
 from holdfast.sim.checks import Checks
 from holdfast.sim.clock import START_MS, WorldClock
 from holdfast.sim.crowd import Crowd
@@ -203,7 +204,8 @@ class World:
         )
         bench = Workbench(self.server, self.log, self.checks, draws, marks, trace)
         self.moving = Moving(bench, nursery, options.booking)
-        self.meddling = Meddling(bench, self._slots, self.provider, options.payment)
+        self.letters = ActionLetters(bench, self.provider, options.payment)
+        self.meddling = Meddling(bench, self.letters, self._slots)
         draining = Draining(
             *(bench, self._slots, self._stop_in_time, self.books), options.booking.lease_s
         )
@@ -212,6 +214,7 @@ class World:
             self.moving,
             draining,
             self.meddling,
+            self.letters,
             self.reconciling,
             self.crowd,
             options.booking,
@@ -293,7 +296,7 @@ class World:
     async def _put_right(self) -> None:
         """A person puts right what is still spoilt."""
         await self.toolbox.put_right()
-        if self.meddling.restart:
+        if self.letters.restart:
             for slot in self._slots:
                 if slot.kind == "booking" and slot.gate is not None:
                     slot.gate.crash("to ask for what is under way")
