@@ -29,7 +29,7 @@ run: $(VENV)/.run ## the demo: a practice, a crowd, a crash, and nothing lost
 
 test: $(VENV)/.test ## all tests, or those of ARGS
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 $(ARGS)
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev ## style, types and import contracts; changes nothing
 	@echo "==> ruff check"
@@ -85,4 +85,4 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/python
 	@echo "==> installing what it takes to check"
 	@$(PIP) install -r requirements/dev.txt
 	@$(PIP) install --no-build-isolation --no-deps --editable .
-	@touch $@
+	@touch $@ $(VENV)/.test $(VENV)/.run # what they take is part of it

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from holdfast.transport.redis_log import RedisLog
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what drives a whole service for long, and so stands at the top of this folder.
+
+    Else one process would still be busy with it when the others have nothing left to do.
+    """
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A real server, started for this test process. Do not stop it: others use it too."""
