@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
 from holdfast.cli.children import Child
+from holdfast.cli.life import argv_of
 from holdfast.config.settings import to_environ
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from holdfast.bootstrap import ActorKind
     from holdfast.config.settings import Settings
 
 EVENT_S_MAX: Final = 120.0
@@ -36,11 +34,9 @@ async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
     raise AssertionError(f"{what} did not come within {EVENT_S_MAX:g} s")
 
 
-def start_actor(kind: ActorKind, settings: Settings, output: Path, *more: str) -> Child:
-    """An actor, a process of its own that ends with this one; its log is in *output*."""
-    argv = [sys.executable, "-P", "-m", "holdfast", "actor", kind]
-    argv += ["--parent", str(os.getpid()), "--ready-fd", "{ready_fd}", *more]
-    return Child(kind, argv, to_environ(settings), output)
+def start_actor(kind: str, settings: Settings, output: Path, *more: str) -> Child:
+    """An actor or the provider, a process that ends with this one; its log is in *output*."""
+    return Child(kind, [*argv_of(kind), *more], to_environ(settings), output)
 
 
 class BookingProcess:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import secrets
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 import redis
 import trio
+from processes import start_actor
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from holdfast.actors.booking import messages as m
@@ -31,8 +31,7 @@ from holdfast.actors.ports import (
     OutcomeEntry,
     Snapshot,
 )
-from holdfast.cli.children import Child
-from holdfast.config.settings import Settings, load, to_environ
+from holdfast.config.settings import load
 from holdfast.transport import redis_actions
 from holdfast.transport.keys import BookKeys, action_stream_id
 from holdfast.transport.operator import open_operator
@@ -42,6 +41,8 @@ from holdfast.transport.server import EmbeddedServer, ServerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from holdfast.cli.children import Child
 
 pytestmark = pytest.mark.slow
 
@@ -91,11 +92,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     server.stop_now()
 
 
-def child(kind: str, settings: Settings, folder: Path) -> Child:
-    argv = [sys.executable, "-P", "-m", "holdfast", "actor", kind, "--ready-fd", "{ready_fd}"]
-    return Child(kind, argv, to_environ(settings), folder / f"{kind}.log")
-
-
 def practice() -> NewInput:
     hours: dict[str, list[m.TimeRange]] = {str(day): [("08:00", "18:00")] for day in range(7)}
     definition = m.DefinePractice(
@@ -115,7 +111,7 @@ async def test_a_whole_booking_with_each_actor_in_its_own_role(
     base = load(None, {}, {"data": tmp_path})  # durable: the booking actor looks whether it is so
     children: list[Child] = []
     try:
-        provider = child("provider", base, tmp_path)
+        provider = start_actor("provider", base, tmp_path / "provider.log")
         children.append(provider)
         url = str((await provider.wait_ready())["url"])
         paid = msgspec.structs.replace(
@@ -123,7 +119,7 @@ async def test_a_whole_booking_with_each_actor_in_its_own_role(
         )
         for role in ("booking", "payment", "notification"):
             settings = msgspec.structs.replace(paid, redis_url=guarded.url(role))
-            children.append(child(role, settings, tmp_path))
+            children.append(start_actor(role, settings, tmp_path / f"{role}.log"))
             await children[-1].wait_ready()
         async with open_redis_log(guarded.url("operator")) as operator:
             await operator.append(BOOK, [practice()])

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, cast
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn, TypeAlias, cast
 import typer
 
 if TYPE_CHECKING:
-    import trio
     from rich.console import Console
 
     from holdfast.config.settings import Settings
@@ -77,14 +76,14 @@ def errors_of_one_sentence() -> Generator[None, None, None]:
         if _nobody_reads(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it
             raise typer.Exit(EXIT_FAILED) from None
-        expected = _expected(error)
+        expected = sentence_of(error)
         if expected is None:
             raise
         sentence, code = expected
         fail(sentence, code)
 
 
-def _expected(error: BaseException) -> tuple[str, int] | None:
+def sentence_of(error: BaseException) -> tuple[str, int] | None:
     """The sentence and exit code of an error that is no bug of ours."""
     found: tuple[str, int] | None = None
     for leaf in _leaves(error):
@@ -171,26 +170,6 @@ async def _interruptible(main: Callable[[], Awaitable[int]], sigterm_code: int) 
         if caught and scope.cancelled_caught:
             return EXIT_INTERRUPTED if caught[0] == signal.SIGINT else sigterm_code
     return code
-
-
-@asynccontextmanager
-async def stop_on_signal() -> AsyncGenerator[trio.Event, None]:
-    """Yield a ``trio.Event`` that the first SIGINT or SIGTERM sets; a second one ends the process."""
-    import trio
-
-    stop = trio.Event()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                async for _ in signals:
-                    if stop.is_set():
-                        os._exit(EXIT_INTERRUPTED)
-                    stop.set()
-
-            nursery.start_soon(watch)
-            yield stop
-            nursery.cancel_scope.cancel()
 
 
 def settings_of(

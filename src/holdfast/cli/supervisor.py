@@ -13,7 +13,6 @@ import os
 import random
 import secrets
 import signal
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,6 +24,7 @@ import trio
 
 from holdfast.cli.children import POLL_S, Child, ChildError, open_pidfd
 from holdfast.cli.common import EXIT_FAILED, EXIT_USAGE, CliError
+from holdfast.cli.life import argv_of
 from holdfast.cli.pulse import pulse
 from holdfast.cli.status_file import (
     LOCK_FILE,
@@ -372,8 +372,7 @@ class Supervisor:
         return ServiceError(f"{error}; {where}", code)
 
     def _argv(self, part: Part) -> list[str]:
-        argv = [sys.executable, "-P", "-m", "holdfast", "actor", part]
-        argv += ["--parent", str(os.getpid()), "--ready-fd", "{ready_fd}"]
+        argv = argv_of(part)
         if part == "booking":
             argv += ["--place", self._place]
         if part == "provider" and self._script is not None:
