@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import pytest
 import trio
 
 from holdfast.actors.booking import messages as m
@@ -26,7 +27,7 @@ from .acting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from trio.testing import MockClock
 
@@ -141,313 +142,303 @@ async def led_by(log: MemoryLog, owner: str, *books: str) -> float:
     return trio.current_time() - since_s
 
 
-async def test_who_finds_a_book_led_stands_by(autojump_clock: MockClock) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
+class Stage:
+    """A log, and the processes on it."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._clock = VirtualClock()
+        self.log = MemoryLog(self._clock)
+        self._nursery = nursery
+        self._processes: list[Process] = []
+
+    def begin(self, owner: str, place: str = "") -> Process:
+        """Let another process begin."""
+        self._processes.append(Process(self._nursery, self.log, self._clock, owner, place))
+        return self._processes[-1]
+
+    def both(self) -> tuple[Process, Process]:
+        """Two that begin at once."""
+        return self.begin("first"), self.begin("second")
+
+    async def pair(self, *books: str) -> tuple[Process, Process]:
+        """One that leads *books*, and one that begins when it does."""
+        first = self.begin("first")
+        await define(self.log, *books)
+        return first, self.begin("second")
+
+    async def stop(self) -> None:
+        """Let all that still live leave in order."""
+        for process in self._processes:
+            process.stop.set()
+        for process in self._processes:
+            await process.ended.wait()
+
+
+@pytest.fixture
+async def stage(autojump_clock: MockClock) -> AsyncIterator[Stage]:
     async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        for number in range(3):
-            await ask(log, BOOK, f"k{number}")
-            await trio.sleep(10 * LEASE_S)
-        assert log.book(BOOK).record == msgspec.structs.replace(
-            log.book(BOOK).record, epoch=1, owner="first"
-        )
-        assert {"append", "commit", "take_over"}.isdisjoint(second.calls)
-        first.stop.set()
-        second.stop.set()
+        yield Stage(nursery)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_finds_a_book_led_stands_by(stage: Stage, autojump_clock: MockClock) -> None:
+    log = stage.log
+    _, second = await stage.pair(BOOK)
+    for number in range(3):
+        await ask(log, BOOK, f"k{number}")
+        await trio.sleep(10 * LEASE_S)
+    assert log.book(BOOK).record == msgspec.structs.replace(
+        log.book(BOOK).record, epoch=1, owner="first"
+    )
+    assert {"append", "commit", "take_over"}.isdisjoint(second.calls)
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
-async def test_of_two_that_begin_at_once_one_leads_each_book(autojump_clock: MockClock) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
+async def test_of_two_that_begin_at_once_one_leads_each_book(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    log = stage.log
     books = ["one", "two", "three"]
-    async with trio.open_nursery() as nursery:
-        both = [Process(nursery, log, clock, owner) for owner in ("first", "second")]
-        await define(log, *books)
-        await trio.sleep(10 * LEASE_S)
-        assert [log.book(book).record.epoch for book in books] == [1, 1, 1]
-        for process in both:
-            process.stop.set()
+    stage.both()
+    await define(log, *books)
+    await trio.sleep(10 * LEASE_S)
+    assert [log.book(book).record.epoch for book in books] == [1, 1, 1]
+    await stage.stop()
 
 
 async def test_who_stands_by_leads_soon_after_the_leaders_lease_has_lapsed(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
+    log = stage.log
     books = [f"book{number}" for number in range(20)]
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, *books)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(2 * LEASE_S)
-        first.kill()
-        took_s = await led_by(log, "second", *books)
-        assert LEASE_S * (1 - 1 / RENEWALS) <= took_s <= LEASE_S * (1 + 1 / LOOKS) + 0.1
-        for book in books:
-            await ask(log, book, "k")
-        second.stop.set()
+    first, _ = await stage.pair(*books)
+    await trio.sleep(2 * LEASE_S)
+    first.kill()
+    took_s = await led_by(log, "second", *books)
+    assert LEASE_S * (1 - 1 / RENEWALS) <= took_s <= LEASE_S * (1 + 1 / LOOKS) + 0.1
+    for book in books:
+        await ask(log, book, "k")
+    await stage.stop()
     for book in books:
         await assert_sound(log, book)
 
 
 async def test_takeovers_of_many_books_wait_for_the_server_together(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
+    log = stage.log
     books = [f"book{number}" for number in range(2 * LEAD_AT_ONCE)]
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, *books)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(2 * LEASE_S)
-        second.take_over_s = 0.5
-        first.kill()
-        took_s = await led_by(log, "second", *books)
-        assert took_s <= LEASE_S * (1 + 1 / LOOKS) + 2 * second.take_over_s + 0.1
-        second.stop.set()
+    first, second = await stage.pair(*books)
+    await trio.sleep(2 * LEASE_S)
+    second.take_over_s = 0.5
+    first.kill()
+    took_s = await led_by(log, "second", *books)
+    assert took_s <= LEASE_S * (1 + 1 / LOOKS) + 2 * second.take_over_s + 0.1
+    await stage.stop()
     for book in books:
         await assert_sound(log, book)
 
 
-async def test_who_stands_by_has_nothing_left_to_replay(autojump_clock: MockClock) -> None:
+async def test_who_stands_by_has_nothing_left_to_replay(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
     """What was decided before the takeover is read once, while the leader still leads."""
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        for number in range(5):
-            await ask(log, BOOK, f"k{number}")
-        await trio.sleep(1)
-        read = second.calls.count("read_inputs")
-        first.kill()
-        await led_by(log, "second")
-        await trio.sleep(1)
-        between = second.calls[second.calls.index("take_over") :]
-        assert between[1] in ("read_inputs", "read_records")  # the first read of who leads
-        assert "read_snapshot" not in between
-        assert second.calls[: second.calls.index("take_over")].count("read_inputs") == read
-        second.stop.set()
+    log = stage.log
+    first, second = await stage.pair(BOOK)
+    for number in range(5):
+        await ask(log, BOOK, f"k{number}")
+    await trio.sleep(1)
+    read = second.calls.count("read_inputs")
+    first.kill()
+    await led_by(log, "second")
+    await trio.sleep(1)
+    between = second.calls[second.calls.index("take_over") :]
+    assert between[1] in ("read_inputs", "read_records")  # the first read of who leads
+    assert "read_snapshot" not in between
+    assert second.calls[: second.calls.index("take_over")].count("read_inputs") == read
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
-async def test_a_clean_stop_hands_the_books_over_at_once(autojump_clock: MockClock) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        await ask(log, BOOK, "k1")
-        first.stop.set()
-        await first.ended.wait()
-        assert "first" not in log.leases
-        assert await led_by(log, "second") <= LEASE_S / LOOKS
-        await ask(log, BOOK, "k2")
-        second.stop.set()
+async def test_a_clean_stop_hands_the_books_over_at_once(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    log = stage.log
+    first, _ = await stage.pair(BOOK)
+    await ask(log, BOOK, "k1")
+    first.stop.set()
+    await first.ended.wait()
+    assert "first" not in log.leases
+    assert await led_by(log, "second") <= LEASE_S / LOOKS
+    await ask(log, BOOK, "k2")
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
 async def test_the_next_life_in_the_same_place_waits_for_no_lease(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first", "here")
-        await define(log, BOOK)
-        first.kill()
-        elsewhere = Process(nursery, log, clock, "elsewhere", "there")
-        await trio.sleep(0.1)
-        second = Process(nursery, log, clock, "second", "here")
-        assert await led_by(log, "second") < 0.1
-        for process in (elsewhere, second):
-            process.stop.set()
+    log = stage.log
+    first = stage.begin("first", "here")
+    await define(log, BOOK)
+    first.kill()
+    stage.begin("elsewhere", "there")
+    await trio.sleep(0.1)
+    stage.begin("second", "here")
+    assert await led_by(log, "second") < 0.1
+    await stage.stop()
 
 
 async def test_who_slept_longer_than_its_lease_stands_by_when_it_wakes(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
     """It decides with old beliefs, and nothing of that is written."""
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(1)
-        for sleeper, other in ((first, second), (second, first), (first, second)):
-            sleeper.pause()
-            (mine,) = await log.append(BOOK, [new(m.RequestAuto("checkup"), "late", "customer:K")])
-            await led_by(log, other.owner)
-            await wait_decided(log, BOOK, mine)
-            sleeper.resume()
-            await trio.sleep(3 * LEASE_S)
-            assert log.book(BOOK).record.owner == other.owner
-        assert first.error is None
-        assert second.error is None
-        first.stop.set()
-        second.stop.set()
+    log = stage.log
+    first, second = await stage.pair(BOOK)
+    await trio.sleep(1)
+    for sleeper, other in ((first, second), (second, first), (first, second)):
+        sleeper.pause()
+        (mine,) = await log.append(BOOK, [new(m.RequestAuto("checkup"), "late", "customer:K")])
+        await led_by(log, other.owner)
+        await wait_decided(log, BOOK, mine)
+        sleeper.resume()
+        await trio.sleep(3 * LEASE_S)
+        assert log.book(BOOK).record.owner == other.owner
+    assert first.error is None
+    assert second.error is None
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
 async def test_a_leader_whose_lease_was_lost_is_taken_over_from_once(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
     """All leases vanish: whoever takes the book has a lease, so that it is not taken back."""
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        both = [Process(nursery, log, clock, owner) for owner in ("first", "second")]
-        await define(log, BOOK)
-        await trio.sleep(LEASE_S / RENEWALS + 0.1)  # just after a renewal
-        log.leases.clear()
-        await trio.sleep(10 * LEASE_S)
-        assert log.book(BOOK).record.epoch <= 2
-        await ask(log, BOOK, "k")
-        for process in both:
-            process.stop.set()
+    log = stage.log
+    stage.both()
+    await define(log, BOOK)
+    await trio.sleep(LEASE_S / RENEWALS + 0.1)  # just after a renewal
+    log.leases.clear()
+    await trio.sleep(10 * LEASE_S)
+    assert log.book(BOOK).record.epoch <= 2
+    await ask(log, BOOK, "k")
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
 async def test_a_leader_whose_read_is_never_answered_learns_of_its_successor(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
     """It stands by again before it is needed, and does not wait for the answer."""
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(2 * LEASE_S)
-        first.mute = "read_inputs"
-        while log.book(BOOK).record.owner == "first":
-            log.leases.pop("first", None)
-            await trio.sleep(LEASE_S / LOOKS / 2)
-        first.mute = ""
-        await trio.sleep(2 * LEASE_S)
-        second.kill()
-        assert await led_by(log, "first") <= LEASE_S * (1 + 1 / LOOKS) + 0.1
-        await ask(log, BOOK, "k")
-        first.stop.set()
+    log = stage.log
+    first, second = await stage.pair(BOOK)
+    await trio.sleep(2 * LEASE_S)
+    first.mute = "read_inputs"
+    while log.book(BOOK).record.owner == "first":
+        log.leases.pop("first", None)
+        await trio.sleep(LEASE_S / LOOKS / 2)
+    first.mute = ""
+    await trio.sleep(2 * LEASE_S)
+    second.kill()
+    assert await led_by(log, "first") <= LEASE_S * (1 + 1 / LOOKS) + 0.1
+    await ask(log, BOOK, "k")
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
 async def test_a_record_is_read_once_in_a_leases_time_while_its_leader_lives(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
     """Who stands by for many books looks at one lease often, and not at all their records."""
-    clock = VirtualClock()
-    log = MemoryLog(clock)
+    log = stage.log
     books = [f"book{number}" for number in range(50)]
-    async with trio.open_nursery() as nursery:
-        both = [Process(nursery, log, clock, owner) for owner in ("first", "second")]
-        await define(log, *books)
-        await trio.sleep(2 * LEASE_S)
-        for process in both:
-            process.records_read = 0
-        await trio.sleep(10 * LEASE_S)
-        for process in both:
-            assert 9 * len(books) <= process.records_read <= 11 * len(books)
-            process.stop.set()
+    both = stage.both()
+    await define(log, *books)
+    await trio.sleep(2 * LEASE_S)
+    for process in both:
+        process.records_read = 0
+    await trio.sleep(10 * LEASE_S)
+    for process in both:
+        assert 9 * len(books) <= process.records_read <= 11 * len(books)
+        process.stop.set()
+    await stage.stop()
 
 
 async def test_nobody_is_judged_by_a_lease_that_lapsed_while_the_log_was_away(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(1)
-        for process in (first, second):
-            process.away = True
-        await trio.sleep(3 * LEASE_S)
-        second.away = False  # it is back first
-        await trio.sleep(LEASE_S / 2)
-        first.away = False
-        await trio.sleep(3 * LEASE_S)
-        assert log.book(BOOK).record.epoch == 1
-        first.stop.set()
-        second.stop.set()
+    log = stage.log
+    first, second = await stage.pair(BOOK)
+    await trio.sleep(1)
+    for process in (first, second):
+        process.away = True
+    await trio.sleep(3 * LEASE_S)
+    second.away = False  # it is back first
+    await trio.sleep(LEASE_S / 2)
+    first.away = False
+    await trio.sleep(3 * LEASE_S)
+    assert log.book(BOOK).record.epoch == 1
+    await stage.stop()
 
 
 async def test_who_stands_by_and_falls_behind_a_trim_loads_the_book_anew(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(1)
-        second.pause()
-        for number in range(4):
-            await ask(log, BOOK, f"k{number}")
-        runner = await assert_sound(log, BOOK)
-        await log.save_snapshot(BOOK, runner.snapshot(), 1, "first")
-        inputs, outcomes = log.book(BOOK).inputs, log.book(BOOK).outcomes
-        inputs.trim(inputs.last)
-        outcomes.trim(outcomes.last)
-        second.resume()
-        await ask(log, BOOK, "k4")
-        first.kill()
-        await led_by(log, "second")
-        await ask(log, BOOK, "k5")
-        assert second.error is None
-        second.stop.set()
+    log = stage.log
+    first, second = await stage.pair(BOOK)
+    await trio.sleep(1)
+    second.pause()
+    for number in range(4):
+        await ask(log, BOOK, f"k{number}")
+    runner = await assert_sound(log, BOOK)
+    await log.save_snapshot(BOOK, runner.snapshot(), 1, "first")
+    inputs, outcomes = log.book(BOOK).inputs, log.book(BOOK).outcomes
+    inputs.trim(inputs.last)
+    outcomes.trim(outcomes.last)
+    second.resume()
+    await ask(log, BOOK, "k4")
+    first.kill()
+    await led_by(log, "second")
+    await ask(log, BOOK, "k5")
+    assert second.error is None
+    await stage.stop()
 
 
 async def test_who_comes_to_another_outcome_than_the_leader_does_not_lead(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        first = Process(nursery, log, clock, "first")
-        await define(log, BOOK)
-        second = Process(nursery, log, clock, "second")
-        await trio.sleep(1)
-        second.pause()
-        mine = await ask(log, BOOK, "k1")
-        inputs = log.book(BOOK).inputs
-        at = [entry.id for entry in inputs.entries].index(mine)
-        altered = inputs.entries[at].body.replace(b"checkup", b"checkout")
-        inputs.entries[at] = msgspec.structs.replace(inputs.entries[at], body=altered)
-        second.resume()
-        await second.ended.wait()  # it has no other book
-        assert isinstance(second.error, DivergedError)
-        assert "take_over" not in second.calls
-        first.stop.set()
+    log = stage.log
+    _, second = await stage.pair(BOOK)
+    await trio.sleep(1)
+    second.pause()
+    mine = await ask(log, BOOK, "k1")
+    inputs = log.book(BOOK).inputs
+    at = [entry.id for entry in inputs.entries].index(mine)
+    altered = inputs.entries[at].body.replace(b"checkup", b"checkout")
+    inputs.entries[at] = msgspec.structs.replace(inputs.entries[at], body=altered)
+    second.resume()
+    await second.ended.wait()  # it has no other book
+    assert isinstance(second.error, DivergedError)
+    assert "take_over" not in second.calls
+    await stage.stop()
 
 
 async def test_a_book_that_was_given_up_is_led_again_when_it_is_mended(
-    autojump_clock: MockClock,
+    stage: Stage, autojump_clock: MockClock
 ) -> None:
-    clock = VirtualClock()
-    log = MemoryLog(clock)
-    async with trio.open_nursery() as nursery:
-        only = Process(nursery, log, clock, "only")
-        await define(log, BOOK, "other")
-        log.book(BOOK).inputs.foreign = True
-        log.ring(BOOK, "inputs")
-        await trio.sleep(3 * RETAKE_S)
-        await ask(log, "other", "k1")
-        assert log.book(BOOK).record.epoch == 1  # nothing is taken that would be given up again
-        log.book(BOOK).inputs.foreign = False
-        await ask(log, BOOK, "k2")
-        assert log.book(BOOK).record.epoch == 2
-        only.stop.set()
+    log = stage.log
+    stage.begin("only")
+    await define(log, BOOK, "other")
+    log.book(BOOK).inputs.foreign = True
+    log.ring(BOOK, "inputs")
+    await trio.sleep(3 * RETAKE_S)
+    await ask(log, "other", "k1")
+    assert log.book(BOOK).record.epoch == 1  # nothing is taken that would be given up again
+    log.book(BOOK).inputs.foreign = False
+    await ask(log, BOOK, "k2")
+    assert log.book(BOOK).record.epoch == 2
+    await stage.stop()
     await assert_sound(log, BOOK)
 
 
