@@ -16,9 +16,9 @@ from holdfast.sim.server import fingerprint
 from holdfast.transport.memory_operator import MemoryOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from holdfast.actors.ports import CommitRecord, InputEntry, Snapshot
+    from holdfast.actors.ports import Snapshot
     from holdfast.sim.server import SimServer
     from holdfast.transport.memory_log import MemoryLog
     from holdfast.transport.memory_operator import Weight
@@ -80,19 +80,17 @@ class ToolLog(FaultyLog):
         if self._told and self._told != self._server.history_of(log).id:
             self.mixed = True
 
-    async def read_record(self, book: str) -> CommitRecord:
-        """See ``Log``."""
-        record = await super().read_record(book)
-        self.answered(self._log)
-        return record
+    async def _read(self, op: str, wait_s: float, read: Callable[[], Awaitable[_T]]) -> _T:
+        async def reading() -> _T:
+            log = (
+                self._log
+            )  # an answer is of the server that was asked, whatever happens on its way
+            found = await read()
+            if op in ("read_record", "read_inputs"):
+                self.answered(log)
+            return found
 
-    async def read_inputs(
-        self, after: Mapping[str, str], count: int, wait_s: float
-    ) -> dict[str, list[InputEntry]]:
-        """See ``Log``."""
-        found = await super().read_inputs(after, count, wait_s)
-        self.answered(self._log)
-        return found
+        return await super()._read(op, wait_s, reading)
 
     async def save_snapshot(self, book: str, snapshot: Snapshot, epoch: int, owner: str) -> None:
         """See ``Log``."""

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-LOST = "demo:p1780000000000-7"
-TAKEN = "demo:p1780000000000-8"
-FOREIGN = "other:p1780000000000-7"
+LOST = "demo:p1700000000000-7"
+TAKEN = "demo:p1700000000000-8"
+FOREIGN = "other:p1700000000000-7"
 WAIT_S = 20
 
 

@@ -7,6 +7,9 @@ was asked for by an input that is gone, or belongs to a booking that has left th
 - ``authorized``, and the book does not know it: an orphan; its hold is released (``void``).
 - ``captured``, and the log has no such request either: an orphan; it is given back (``refund``) only
   where that was asked for. Captured payments of bookings that have left the book are as they should be.
+- Of a request later than all that was decided here: left alone. Whatever a failover lost is before the
+  takeover that comes after it. What is beyond may be wanted by a log of which the server that was asked
+  knows nothing, if it is an old primary that lives on: there nobody decides.
 - The book says ``authorized``, say, and the ledger ``voided``: what undid it, a cancellation mostly, is
   gone, and the booking stands again without its money. The book is told, and does not believe it: it
   asks the provider itself.
@@ -35,7 +38,7 @@ from holdfast.transport.keys import parse_id
 if TYPE_CHECKING:
     from holdfast.actors.booking.runner import BookRunner
     from holdfast.actors.booking.views import PaymentView
-    from holdfast.actors.ports import Log, ProviderAnswer
+    from holdfast.actors.ports import CommitRecord, Log, ProviderAnswer
     from holdfast.tools.ports import Operator
 
 RELEASED: Final = ("voided", "refunded")
@@ -136,7 +139,8 @@ async def find_orphans(log: Log, operator: Operator, provider: Provider, book: s
 
 async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: str) -> Reconciled:
     ledger = await provider.ledger(f"{book}:")
-    runner = await _decided(log, book)
+    record = await log.read_record(book)
+    runner = await _decided(log, book, record)
     known = {payment.payment for payment in views.payments(runner.state)}
     differing = [
         Differing(reference, payment.booking, ledger[reference].status, payment.observed)
@@ -149,6 +153,9 @@ async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: 
         name = payment.removeprefix(f"{book}:")
         if name in known or answer.status not in ("authorized", "captured"):
             continue
+        asked_at = _asked_at(name)
+        if asked_at is not None and asked_at > parse_id(record.position):
+            continue
         why = await _why(log, operator, book, name, answer)
         if why:
             orphans.append(
@@ -157,13 +164,13 @@ async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: 
     return Reconciled(book, runner.position, len(ledger), orphans, differing)
 
 
-async def _decided(log: Log, book: str) -> BookRunner:
-    """*book* as of its last input.
+async def _decided(log: Log, book: str, record: CommitRecord) -> BookRunner:
+    """*book*, which was decided up to *record*, as of its last input.
 
     Raises:
       ToolError: Its inputs are not those that were decided: nobody could tell what it wants.
     """
-    record, facts = await log.read_record(book), await log.facts(book, "inputs")
+    facts = await log.facts(book, "inputs")
     runner = await decided_to(log, book, facts.last_id, check=True)
     if parse_id(runner.position) < max(parse_id(record.position), parse_id(facts.last_id)):
         raise ToolError(
@@ -287,14 +294,21 @@ async def _why(log: Log, operator: Operator, book: str, name: str, answer: Provi
 
 async def _asked(log: Log, operator: Operator, book: str, name: str) -> bool | None:
     """Whether the log has the request that a payment is named after; None where it was trimmed."""
-    entry_id = name.removeprefix("p")
-    try:
-        wanted = parse_id(entry_id)
-    except ValueError:
+    wanted = _asked_at(name)
+    if wanted is None:
         return False
+    entry_id = name.removeprefix("p")
     outcome = await operator.read_one(book, "outcomes", entry_id)
     if outcome is not None:
         return any(f'"b{entry_id}"'.encode() in field for field in outcome.fields)
     facts = await log.facts(book, "outcomes")
     trimmed = facts.added != facts.length and wanted < parse_id(facts.first_id or facts.last_id)
     return None if trimmed else False
+
+
+def _asked_at(name: str) -> tuple[int, int] | None:
+    """The id of the request that the payment *name* is named after; None where it is after none."""
+    try:
+        return parse_id(name.removeprefix("p"))
+    except ValueError:
+        return None
