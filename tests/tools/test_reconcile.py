@@ -62,3 +62,9 @@ async def test_money_for_what_is_later_than_all_decisions_is_no_orphan() -> None
     provider = cast("Provider", Ledger(lost, elsewhere))
     found = await find_orphans(log, MemoryOperator(log), provider, BOOK)
     assert [one.payment for one in found.orphans] == [f"{BOOK}:p{lost}"]
+
+
+async def test_money_of_a_book_that_was_lost_whole_is_an_orphan_whenever_it_was_asked_for() -> None:
+    log, provider = MemoryLog(Clock()), cast("Provider", Ledger("1700000000000-7"))
+    found = await find_orphans(log, MemoryOperator(log), provider, BOOK)
+    assert [one.payment for one in found.orphans] == [f"{BOOK}:p1700000000000-7"]

@@ -9,7 +9,8 @@ was asked for by an input that is gone, or belongs to a booking that has left th
   where that was asked for. Captured payments of bookings that have left the book are as they should be.
 - Of a request later than all that was decided here: left alone. Whatever a failover lost is before the
   takeover that comes after it. What is beyond may be wanted by a log of which the server that was asked
-  knows nothing, if it is an old primary that lives on: there nobody decides.
+  knows nothing, if it is an old primary that lives on: there nobody decides. A book that was lost whole,
+  so that nobody ever took it over, has no such hope.
 - The book says ``authorized``, say, and the ledger ``voided``: what undid it, a cancellation mostly, is
   gone, and the booking stands again without its money. The book is told, and does not believe it: it
   asks the provider itself.
@@ -154,7 +155,7 @@ async def _find_orphans(log: Log, operator: Operator, provider: Provider, book: 
         if name in known or answer.status not in ("authorized", "captured"):
             continue
         asked_at = _asked_at(name)
-        if asked_at is not None and asked_at > parse_id(record.position):
+        if record.owner and asked_at is not None and asked_at > parse_id(record.position):
             continue
         why = await _why(log, operator, book, name, answer)
         if why:
