@@ -231,7 +231,7 @@ class Executor:
         while True:
             try:
                 known = len(self._books) + len(self._left_out)
-                books = await self._log.wait_books(known, self._options.wait_s)
+                books = await self._log.wait_books(known, self._wait_s(failures))
             except LogUnavailableError as error:
                 failures += 1
                 self._health.trouble("log", str(error), doing="find books")
@@ -245,6 +245,10 @@ class Executor:
                 self._events.info("books_found", books=len(books))
                 self._room_or_books.fire()
 
+    def _wait_s(self, failures: int) -> float:
+        """How long to wait for something: not at all after a failure, to see at once that it is over."""
+        return 0.0 if failures else self._options.wait_s
+
     def _room(self) -> int:
         return self._options.read_max - len(self._held)
 
@@ -257,7 +261,11 @@ class Executor:
                 continue
             try:
                 entries = await self._log.read_actions(
-                    self._stream, self._books, self._consumer, self._room(), self._options.wait_s
+                    self._stream,
+                    self._books,
+                    self._consumer,
+                    self._room(),
+                    self._wait_s(failures),
                 )
             except LogUnavailableError as error:
                 failures += 1

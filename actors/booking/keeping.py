@@ -134,7 +134,9 @@ class Keeping:
         """Want every book, now and as new ones appear."""
         known: set[str] = set()
         while True:
-            found = await self._patiently(self._log.wait_books, len(known), self._options.wait_s)
+            found = await self._patience.wait(
+                self._log.wait_books, len(known), wait_s=self._options.wait_s
+            )
             # A failover may have lost some, so that there are as many as before and yet others.
             self.want([book for book in found if book not in known and not self._knows(book)])
             known = set(found)

@@ -208,8 +208,11 @@ class Leading:
                 return found
             after = {book: led.runner.position for book, led in reading.items()}
             try:
-                found = await self._patiently(
-                    self._log.read_inputs, after, self._options.batch_max, self._options.wait_s
+                found = await self._patience.wait(
+                    self._log.read_inputs,
+                    after,
+                    self._options.batch_max,
+                    wait_s=self._options.wait_s,
                 )
             except (LogTrimmedError, ForeignDataError) as error:
                 spoiled = error

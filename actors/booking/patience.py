@@ -6,7 +6,7 @@ The waits have jitter, so that many actors that lost one server do not come back
 from __future__ import annotations
 
 import math
-from itertools import count
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import structlog
@@ -64,6 +64,22 @@ class Patience:
         finally:
             self.done(doing)
         raise AssertionError
+
+    async def wait(
+        self,
+        call: Callable[[Unpack[_Args], float], Awaitable[_T]],
+        *args: *_Args,
+        wait_s: float,
+    ) -> _T:
+        """What *call* answers in the end, which takes last how long it may wait for something.
+
+        When it is tried again it waits for nothing: that the log is back shall be seen at once.
+
+        Raises:
+          LogError: Any but :class:`LogUnavailableError`.
+        """
+        waits_s = chain([wait_s], repeat(0.0))
+        return await self.call(lambda: call(*args, next(waits_s)))
 
     async def pause(self, tries: int, error: Exception, doing: str) -> None:
         """Wait after *error*, which ended the try number *tries*, from 0, of *doing* something."""

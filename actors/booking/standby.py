@@ -101,7 +101,9 @@ class Standby:
         self, books: Sequence[str], wait_s: float
     ) -> dict[str, list[OutcomeEntry]]:
         after = {book: self._runners[book].position for book in books if book in self._runners}
-        return await self._patience.call(self._log.read_outcomes, after, self._batch_max, wait_s)
+        return await self._patience.wait(
+            self._log.read_outcomes, after, self._batch_max, wait_s=wait_s
+        )
 
     async def _guarded(
         self, book: str, step: Callable[[Unpack[_Args]], Awaitable[object]], *args: *_Args

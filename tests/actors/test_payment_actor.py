@@ -60,6 +60,7 @@ class FlakyLog(MemoryLog):
     """A log that is away for as many calls as one says; a lost post was written or not."""
 
     away = 0
+    books_away = 0
     reads_away = 0
     lost_after = 0
     spoilt = ""
@@ -73,6 +74,12 @@ class FlakyLog(MemoryLog):
             self.reads_away -= 1
             raise LogUnavailableError("away")
         return await super().read_actions(stream, books, consumer, count, wait_s)
+
+    async def wait_books(self, known: int, wait_s: float) -> list[str]:
+        if known and self.books_away:
+            self.books_away -= 1
+            raise LogUnavailableError("away")
+        return await super().wait_books(known, wait_s)
 
     async def finish_actions(
         self,
@@ -449,6 +456,28 @@ async def test_a_log_or_a_provider_that_is_away_is_told_and_so_is_that_it_is_bac
         {"log": "away"},
         {},
     ]
+
+
+@pytest.mark.parametrize("away", ["books_away", "reads_away"])
+async def test_that_a_log_is_back_is_told_though_nothing_arrives(
+    autojump_clock: MockClock, log: FlakyLog, away: str
+) -> None:
+    health, stop = Health(), trio.Event()
+    heard: list[dict[str, str]] = []
+
+    def hear() -> None:
+        heard.append(health.troubles)
+        if not health.troubles:
+            stop.set()
+
+    health.listen(hear)
+    setattr(log, away, 1)
+    await emit(log, "demo")
+    options = msgspec.structs.replace(OPTIONS, wait_s=3600)
+    run = partial(run_payment, consumer="one", options=options, stop=stop, health=health)
+    with trio.fail_after(60):
+        await run(log, FakeProvider())
+    assert heard == [{"log": "away"}, {}]
 
 
 async def test_a_book_that_is_left_out_is_told_until_a_person_has_looked(

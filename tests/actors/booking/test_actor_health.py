@@ -104,6 +104,28 @@ async def test_a_log_that_is_away_is_told_as_long_as_it_is(
     assert len(listener.heard) == 2
 
 
+@pytest.mark.parametrize(("method", "last"), [("read_inputs", BOOK), ("wait_books", "other")])
+async def test_that_a_log_is_back_is_told_though_nothing_arrives(
+    autojump_clock: MockClock, method: str, last: str
+) -> None:
+    clock, listener, stop = VirtualClock(), Listener(), trio.Event()
+    memory = MemoryLog(clock)
+    log = AwayLog(memory, method, AWAY)
+    options = BookingOptions(wait_s=3600)
+    run = partial(run_booking, owner="a", options=options, stop=stop, health=listener.health)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, cast("Log", log), clock)
+        (mine,) = await memory.append(BOOK, [new(PRACTICE, "p")])
+        await wait_decided(memory, BOOK, mine)
+        log.away = True
+        await memory.append(last, [new(PRACTICE, "again")])
+        await listener.wait(["log"])
+        log.away = False
+        with trio.fail_after(options.retry_s_max + 1):
+            await listener.wait([])
+        stop.set()
+
+
 async def test_a_book_that_was_given_up_is_told_until_it_is_followed_again(
     autojump_clock: MockClock,
 ) -> None:
