@@ -133,10 +133,10 @@ class Keeping:
     async def discover(self) -> None:
         """Want every book, now and as new ones appear."""
         known: set[str] = set()
+        wait_s = 0.0  # what is there already need not be waited for, whatever becomes of the answer
         while True:
-            found = await self._patience.wait(
-                self._log.wait_books, len(known), wait_s=self._options.wait_s
-            )
+            found = await self._patience.wait(self._log.wait_books, len(known), wait_s=wait_s)
+            wait_s = self._options.wait_s
             # A failover may have lost some, so that there are as many as before and yet others.
             self.want([book for book in found if book not in known and not self._knows(book)])
             known = set(found)

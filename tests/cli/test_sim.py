@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from holdfast.cli import sim_twice
+from holdfast.cli import sim_run, sim_twice
 from holdfast.cli.app import app
 from holdfast.sim import runner
 from holdfast.sim.cases import Case, read_case, write_case
@@ -124,6 +124,21 @@ def test_a_failure_can_be_left_as_it_is(tmp_path: Path) -> None:
     assert facts["kept"]["runs"] == 0
     case = read_case(tmp_path / "rivals-0.json")
     assert (case.seed, case.changes, case.check) == (0, {}, "S8 store")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_fence")
+def test_every_failure_is_named_with_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sim_run, "OTHERS_TOLD", 1)
+    arguments = ["sim", "rivals", "--seeds", "0-7", "--out", str(tmp_path), "--no-shrink"]
+    listed = CliRunner().invoke(app, [*arguments, "--json"])
+    first, second, *rest = msgspec.json.decode(listed.stdout)["violations"]
+    said = CliRunner().invoke(app, arguments).stdout.splitlines()
+    assert f"  found by: {first['command']}" in said
+    assert f"another: {second['check']}: {second['command']}" in said
+    assert f"and {len(rest)} more, which --json lists" in said
 
 
 @pytest.mark.usefixtures("no_fence")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MARKS_TOLD_FROM: Final = 1_000
 """So many worlds should have reached every rare state."""
 
+OTHERS_TOLD: Final = 20
+"""So many failures are named beside the first."""
+
 
 class Night:
     """Runs worlds until they are all run, one fails, or somebody has enough.
@@ -186,7 +189,7 @@ def _print(out: Console, summary: Summary, *, every_mark: bool) -> None:
     if not summary.violations:
         out.print("every check held")
         return
-    job, violation = summary.violations[0]
+    (job, violation), *others = summary.violations
     failed = len(summary.violations)
     out.print(
         f"every check held in {summary.runs - failed:,} worlds, one failed in {failed}; the first:"
@@ -196,3 +199,7 @@ def _print(out: Console, summary: Summary, *, every_mark: bool) -> None:
     out.print(f"  seen: {escape(violation.details)}", highlight=False)
     out.print(f"  options: {escape(str(options_of(job)))}", highlight=False)
     out.print(f"  found by: {command_of(job)}", highlight=False)
+    for job, violation in others[:OTHERS_TOLD]:
+        out.print(f"another: {violation.check}: {command_of(job)}", highlight=False)
+    if len(others) > OTHERS_TOLD:
+        out.print(f"and {len(others) - OTHERS_TOLD:,} more, which --json lists")

@@ -166,6 +166,32 @@ async def test_a_new_book_is_owned_while_the_actor_waits_for_others(
         await assert_sound(log, book)
 
 
+async def test_a_book_that_is_there_is_led_soon_though_the_first_answer_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    """A call whose answer is lost is given up a while after it might have waited for something."""
+
+    class LostAnswer(MemoryLog):
+        lost = False
+
+        async def wait_books(self, known: int, wait_s: float) -> list[str]:
+            if not self.lost:
+                self.lost = True
+                await trio.sleep(wait_s + 30)
+                raise LogUnavailableError("no answer")
+            return await super().wait_books(known, wait_s)
+
+    clock, stop = VirtualClock(), trio.Event()
+    log = LostAnswer(clock)
+    (mine,) = await log.append(BOOK, [new(PRACTICE, "p")])
+    options = BookingOptions(wait_s=3600)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(run_booking, log, clock, owner="a", options=options, stop=stop))
+        with trio.fail_after(30 + options.retry_s + 1):
+            await wait_decided(log, BOOK, mine)
+        stop.set()
+
+
 async def test_a_clean_stop_leaves_a_snapshot_from_which_the_next_owner_goes_on(
     autojump_clock: MockClock,
 ) -> None:
