@@ -131,9 +131,9 @@ class ActionLetters:
         return any(one.stream in ACTIONS for log in logs for one in log.deadletters.entries)
 
     def _is_unread(self, book: str, stream: ActionStream, id_: tuple[int, int]) -> bool:
-        """Whether an executor still has to find the entry *id_*."""
+        """Whether an executor still has to find the entry *id_*; none looks at a book that a failover lost."""
         held = self._bench.log.book(book).actions(stream)
         group = held.groups.get(stream)
-        if held.get(id_) is None:
+        if held.get(id_) is None or book not in self._bench.log.registered:
             return False
         return group is None or group.last < id_ or id_ in group.pending

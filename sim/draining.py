@@ -98,8 +98,7 @@ class Draining:
         bench.same(log, left.book, "drain", left.position, left.digest)
         if not left.drained or record.epoch != epoch:
             return
-        lease = bench.log.leases.get(record.owner)
-        if lease is not None and lease.until_ms > bench.log.now_ms():
+        if record.owner in log.leased:
             bench.tell(log, "drain", f"{left.book} is said to be drained, and is led")
         back = record.snapshot in bench.log.of(left.book).put_back
         if record.position == left.position != record.snapshot and not back:

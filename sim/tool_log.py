@@ -39,6 +39,7 @@ class ToolLog(FaultyLog):
       operator: What the tool may do beside the log, over the same connection.
       superseded: Whether the book changed hands while the tool made a snapshot.
       mixed: Whether anything was read in another history than the tool was last told that it is in.
+      leased: Who held a lease when the tool last looked at leases.
       histories: Of the server, in which the tool began and in which it was told that it is.
     """
 
@@ -49,6 +50,7 @@ class ToolLog(FaultyLog):
         self.histories = {server.history_of(server.log).id: None}
         self.superseded = False
         self.mixed = False
+        self.leased: list[str] = []
         self._told = ""
 
         def on_request(op: str, weight: Weight) -> None:
@@ -88,6 +90,8 @@ class ToolLog(FaultyLog):
             found = await read()
             if op in ("read_record", "read_inputs"):
                 self.answered(log)
+            elif op == "read_leases":
+                self.leased = list(log.leases)
             return found
 
         return await super()._read(op, wait_s, reading)

@@ -480,6 +480,30 @@ async def test_that_a_log_is_back_is_told_though_nothing_arrives(
     assert heard == [{"log": "away"}, {}]
 
 
+async def test_a_log_that_lost_all_books_while_it_was_away_is_not_called_away_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    class LostBooks(MemoryLog):
+        async def read_actions(self, *_: object) -> list[tuple[str, ActionEntry]]:
+            self.registered.clear()
+            raise LogUnavailableError("away")
+
+    health, stop, log = Health(), trio.Event(), LostBooks(TrioClock())
+    heard: list[dict[str, str]] = []
+
+    def hear() -> None:
+        heard.append(health.troubles)
+        if not health.troubles:
+            stop.set()
+
+    health.listen(hear)
+    await emit(log, "demo")
+    run = partial(run_payment, consumer="one", options=OPTIONS, stop=stop, health=health)
+    with trio.fail_after(60):
+        await run(log, FakeProvider())
+    assert heard == [{"log": "away"}, {}]
+
+
 async def test_a_book_that_is_left_out_is_told_until_a_person_has_looked(
     autojump_clock: MockClock, log: FlakyLog
 ) -> None:
