@@ -180,7 +180,7 @@ def draw_options(draws: Draws, scenario: str, groups: Sequence[str]) -> Options:
         practice=practice,
         changed=_changed(draws, practice),
         crowd=_crowd(draws, scenario, practice, fault_s, until_completed),
-        booking=_booking(draws, rivals=rivals),
+        booking=_booking(draws, rivals=rivals, stays=scenario == "upkeep"),
         payment=_payment(draws),
         notification=_notification(draws),
         provider=draw_provider_faults(
@@ -295,7 +295,7 @@ def _crowd(
     )
 
 
-def _booking(draws: Draws, *, rivals: bool) -> BookingOptions:
+def _booking(draws: Draws, *, rivals: bool, stays: bool) -> BookingOptions:
     retry_s = draws.pick("booking.retry_s", (0.05, 0.5))
     return BookingOptions(
         batch_max=draws.pick("booking.batch_max", (512, 1, 2, 7)),
@@ -307,6 +307,7 @@ def _booking(draws: Draws, *, rivals: bool) -> BookingOptions:
         retry_s_max=draws.pick("booking.retry_s_max", (2.0, 10.0)),
         trim=draws.chance("booking.trim", 0.2),
         grace_s=draws.pick("booking.grace_s", (10.0, 1.0)),
+        stay=stays and draws.chance("booking.stay", 0.5),
     )
 
 

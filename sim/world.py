@@ -143,6 +143,8 @@ class World:
                 self._violated(error.violation)
             except ExceptionGroup as group:
                 violation = self._known(group)
+                if violation is None and isinstance(_first_leaf(group), BookBugError):
+                    violation = _ended_by("a tool", group, len(self.trace.lines))
                 if violation is None:
                     raise  # a bug of the simulator's own
                 self._violated(violation)

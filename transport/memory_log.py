@@ -476,7 +476,7 @@ class MemoryLog:
                 )
             if entries and parse_id(entries[0].id) <= stream.last:
                 return ForeignDataError(
-                    f"{kind} of {name} has an entry {format_id(*stream.last)} beyond our next, "
+                    f"{kind} of {name} has had an entry {format_id(*stream.last)} beyond our next, "
                     f"{entries[0].id}: somebody else writes to our keys, find out who"
                 )
         for kind, stream, entries in written:

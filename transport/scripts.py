@@ -176,7 +176,7 @@ for i = 1, 3 do
       return foreign(KEYS[1 + i], 'was deleted with what we wrote up to ' .. known)
     end
     if counts[i] > 0 and last ~= '0-0' and not below(last, ARGV[at]) then
-      return foreign(KEYS[1 + i], 'has an entry ' .. last .. ' beyond our next, ' .. ARGV[at])
+      return foreign(KEYS[1 + i], 'has had an entry ' .. last .. ' beyond our next, ' .. ARGV[at])
     end
   end
   at = at + counts[i] * widths[i]

@@ -61,7 +61,8 @@ async def run_booking(
       DivergedError: A replay contradicts the commit record.
       VersionError: A book was decided by another version of the machine.
       LogError: A book's log cannot be used as it is; a person must look.
-        Each but the first gives up one book; the last one is raised when no book is left.
+        Each but the first gives up one book; the last one is raised when no book is left, unless
+        the actor is to stay.
     """
     rng, health = rng or random.Random(), health or Health()
     host = _Actor(log, clock, owner, place, options, stop, rng, health)

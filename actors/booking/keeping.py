@@ -119,9 +119,10 @@ class Keeping:
         self._tried = False  # whether every book that there was at the start has been tried
 
     def has_nothing_left(self) -> bool:
-        """Whether every book was given up; one that is to be tried again may wait for the next life."""
+        """Whether every book was given up, and those that are to be tried again wait for the next life."""
         return (
-            self.lost is not None
+            not self._options.stay
+            and self.lost is not None
             and self._tried
             and not self.leading.books
             and not self.standby.books

@@ -20,6 +20,7 @@ class BookingOptions(msgspec.Struct, frozen=True):
       trim: After a snapshot, trim what nobody needs any more, the log's history with it. Off, so that
         a book can be replayed from its beginning.
       grace_s: After a stop, how long to wait for a log that is away; then once more for snapshots.
+      stay: Wait for better days where every book was given up; else end with the last one's error.
       check: Check the invariants after every input.
     """
 
@@ -32,4 +33,5 @@ class BookingOptions(msgspec.Struct, frozen=True):
     retry_s_max: float = 2.0
     trim: bool = False
     grace_s: float = 10.0
+    stay: bool = False
     check: bool = True

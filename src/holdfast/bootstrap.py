@@ -295,6 +295,7 @@ def _booking_ports(settings: Settings, log: Log, place: str, health: Health) -> 
         trim=own.trim,
         grace_s=own.grace_s,
         lease_s=own.lease_s,
+        stay=True,
     )
     return BookingPorts(log, SystemClock(), secrets.token_hex(16), options, place, health=health)
 

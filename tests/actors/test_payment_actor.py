@@ -484,7 +484,14 @@ async def test_a_log_that_lost_all_books_while_it_was_away_is_not_called_away_fo
     autojump_clock: MockClock,
 ) -> None:
     class LostBooks(MemoryLog):
-        async def read_actions(self, *_: object) -> list[tuple[str, ActionEntry]]:
+        async def read_actions(
+            self,
+            stream: ActionStream,
+            books: Sequence[str],
+            consumer: str,
+            count: int,
+            wait_s: float,
+        ) -> list[tuple[str, ActionEntry]]:
             self.registered.clear()
             raise LogUnavailableError("away")
 

@@ -15,12 +15,13 @@ import redis
 import trio
 import trio.testing
 
-from holdfast.actors.ports import NewInput
+from holdfast.actors.ports import GENESIS, NewInput
 from holdfast.bootstrap import open_log
 from holdfast.cli.common import EXIT_FAILED, EXIT_GOOD
 from holdfast.cli.status_file import PartStatus, read_status
 from holdfast.cli.supervisor import Supervisor
 from holdfast.config.settings import load
+from holdfast.transport.keys import BookKeys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -173,3 +174,21 @@ async def test_a_server_that_died_is_told_by_itself_and_by_who_waits_for_it(tmp_
         os.kill(found.supervisor.pids["server"], signal.SIGCONT)
         await found.wait("server", lambda part: (part.health, part.restarts) == ("ok", 1))
         await found.wait_well("notification")
+
+
+async def test_a_service_whose_only_book_somebody_spoilt_says_so_and_goes_on_once_it_is_put_right(
+    tmp_path: Path,
+) -> None:
+    """It once began anew every few seconds, each time with a takeover, and told nothing but that."""
+    async with service(tmp_path, "booking") as found:
+        await found.wait_well("booking")
+        outcomes = BookKeys("demo").outcomes
+        await found.admin("XADD", outcomes, "9999999999999-0", "by", "hand")
+        async with open_log(found.supervisor.settings) as log:
+            (mine,) = await log.append("demo", [NewInput("tick", b"{}", by="service:test")])
+            await found.wait_trouble("booking", f"{outcomes} has had an entry 9999999999999-0")
+            await found.admin("RENAME", outcomes, "spoilt")
+            with trio.fail_after(WAIT_S_MAX):
+                while (await log.read_record("demo")).position < mine:
+                    await log.read_outcomes({"demo": GENESIS}, 1, 1.0)
+        await found.wait_well("booking")

@@ -11,11 +11,13 @@ import trio
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking.actor import run_booking
+from holdfast.actors.booking.keeping import RETAKE_S
 from holdfast.actors.booking.leading import LOOK_AGAIN_S, TICK_AGAIN_S_MAX
 from holdfast.actors.booking.loading import DivergedError
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.options import BookingOptions
 from holdfast.actors.booking.runner import BookBugError, VersionError
+from holdfast.actors.health import Health
 from holdfast.actors.ports import (
     GENESIS,
     CommitUnknownError,
@@ -575,6 +577,28 @@ async def test_whose_last_book_is_given_up_for_its_snapshot_says_why(
         await run_booking(
             no_snapshots(memory), clock, owner="a", options=options, stop=trio.Event()
         )
+
+
+async def test_who_stays_goes_on_with_its_only_book_once_that_is_put_right(
+    autojump_clock: MockClock,
+) -> None:
+    clock, stop = VirtualClock(), trio.Event()
+    memory = MemoryLog(clock)
+    (mine,) = await memory.append(BOOK, [new(PRACTICE, "p")])
+    record = memory.book(BOOK).record
+    memory.book(BOOK).record = msgspec.structs.replace(record, version=99)
+    health = Health()
+    run = partial(run_booking, owner="a", options=BookingOptions(stay=True), health=health)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(run, memory, clock, stop=stop))
+        await trio.sleep(RETAKE_S + 1)
+        assert "version 99" in health.troubles[f"book {BOOK}"]
+        memory.book(BOOK).record = record
+        with trio.fail_after(3 * RETAKE_S):
+            await wait_decided(memory, BOOK, mine)
+        assert health.troubles == {}
+        stop.set()
+    await assert_sound(memory, BOOK)
 
 
 async def test_a_book_that_comes_just_as_the_last_one_is_given_up_is_not_left_in_silence(

@@ -197,7 +197,12 @@ BUGS = [
         "back-and-not-said",
         "An executor that could not read says for ever that the log is away.",
         "outages",
-        edit(Executor, "_read", 'self._health.well("log", doing="read")', "pass"),
+        edit(
+            Executor,
+            "_read",
+            'failures = 0\n        self._health.well("log", doing="read")',
+            "failures = 0",
+        ),
     ),
     Bug(
         "payment",
