@@ -190,12 +190,15 @@ class Checks:
         for entry in commit.notifications:
             self.excused[dedupe_key(book, self._notify.decode(entry.body))] = None
 
-    def on_release(self, payment: str, key: str) -> None:
-        """An operator's tool is about to release *payment* under *key*: no book may want it."""
+    def on_release(self, payment: str, key: str, *, misled: bool = False) -> None:
+        """An operator's tool is about to release *payment* under *key*: no book may want it.
+
+        Where nothing could tell the tool that it is *misled*, the book is told in the end.
+        """
         book, _, name = payment.partition(":")
         shadow = self.shadows[book]
         for booking in shadow.runner.state.bookings.values():
-            if booking.payment.id == name:
+            if booking.payment.id == name and not misled:
                 self.fail("S4 money", f"{payment} is released, and {booking.id} wants it")
         shadow.provider_keys.setdefault(key, len(self.trace.lines))
 

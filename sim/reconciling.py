@@ -60,7 +60,7 @@ class Reconciling:
         books: Sequence[str],
     ) -> None:
         self._server = server
-        self._provider = _Told(provider, checks)
+        self._provider = provider
         self._checks = checks
         self._draws = draws
         self._marks = marks
@@ -101,7 +101,7 @@ class Reconciling:
 
     async def reconcile(self, log: ToolLog, book: str, wait_s: float) -> Reconciled:
         """Reconcile *book* over *log*: what the tool did, or found where there was nothing to do."""
-        provider, operator = self._provider, log.operator
+        provider, operator = _Told(self._provider, self._checks, log), log.operator
         first = await tool.find_orphans(log, operator, provider, book)
         self._marks.hit("reconciled")
         if first.settled:
@@ -128,21 +128,26 @@ class Reconciling:
 class _Told:
     """The provider as the tool has it: with a time limit, and each release is told beforehand."""
 
-    def __init__(self, provider: Provider, checks: Checks) -> None:
+    def __init__(self, provider: Provider, checks: Checks, log: ToolLog) -> None:
         self._provider = provider
         self._checks = checks
+        self._log = log
+
+    def _tell(self, payment: str, key: str) -> None:
+        book, _, _ = payment.partition(":")
+        self._checks.on_release(payment, key, misled=self._log.is_misled(book))
 
     async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
         return await self._provider.ledger(prefix)
 
     async def void(self, payment: str, key: str) -> ProviderAnswer:
-        self._checks.on_release(payment, key)
+        self._tell(payment, key)
         with trio.move_on_after(CALL_S):
             return await self._provider.void(payment, key)
         raise ProviderUnavailableError("no answer in time")
 
     async def refund(self, payment: str, amount_cents: int, key: str) -> ProviderAnswer:
-        self._checks.on_release(payment, key)
+        self._tell(payment, key)
         with trio.move_on_after(CALL_S):
             return await self._provider.refund(payment, amount_cents, key)
         raise ProviderUnavailableError("no answer in time")

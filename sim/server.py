@@ -110,12 +110,15 @@ class _OldLog(MemoryLog):
         self.books, self.registered = log.books, log.registered
         self.leases = dict(log.leases)
         self.history = history
+        self.decided: dict[str, None] = {}
         self._on_commit = on_commit
 
     def _commit(self, commit: Commit) -> LogError | None:
         refused = super()._commit(commit)
-        if refused is None and self._on_commit is not None:
-            self._on_commit(commit)
+        if refused is None:
+            self.decided[commit.book] = None
+            if self._on_commit is not None:
+                self._on_commit(commit)
         return refused
 
 
@@ -238,6 +241,10 @@ class SimServer:
     def history_of(self, log: MemoryLog) -> History:
         """Which history *log* goes on with; its offset is not in it."""
         return log.history if isinstance(log, _OldLog) else self._history
+
+    def is_decided_apart(self, log: MemoryLog, book: str) -> bool:
+        """Whether *log* is an old primary's, where somebody decides for *book* as if it were the new one."""
+        return isinstance(log, _OldLog) and book in log.decided
 
     def mark(self, name: str) -> None:
         """Something happened at least once."""

@@ -52,6 +52,7 @@ class ToolLog(FaultyLog):
         self.mixed = False
         self.leased: list[str] = []
         self._told = ""
+        self._answering = server.log
 
         def on_request(op: str, weight: Weight) -> None:
             if weight != "read" and op not in may:
@@ -68,6 +69,10 @@ class ToolLog(FaultyLog):
         """Whether the server goes on with the only history that the tool has ever seen."""
         return list(self.histories) == [self._server.history_of(self._server.log).id]
 
+    def is_misled(self, book: str) -> bool:
+        """Whether it looks at an old primary that nothing tells from the new one: somebody decides there."""
+        return self._server.is_decided_apart(self._answering, book)
+
     def asked(self, log: MemoryLog) -> str:
         """The tool asks for the history, and *log* answers."""
         name = self._server.history_of(log).id
@@ -79,6 +84,7 @@ class ToolLog(FaultyLog):
 
     def answered(self, log: MemoryLog) -> None:
         """The tool reads something, and *log* answers."""
+        self._answering = log
         if self._told and self._told != self._server.history_of(log).id:
             self.mixed = True
 

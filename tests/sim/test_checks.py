@@ -133,6 +133,9 @@ def test_s4_a_tool_releases_what_a_book_wants(world: World) -> None:
     payment = live(world)[0].payment.id
     fails("S4", lambda: world.checks.on_release(f"{BOOK}:{payment}", "key"))
     world.checks.on_release(f"{BOOK}:p1-1", "key")
+    world.checks.on_release(f"{BOOK}:{payment}", "key", misled=True)
+    world.provider.book_of_record.apply(Void(f"{BOOK}:{payment}", "key"))
+    fails("S4", world.checks.at_rest)  # the book must be told of it
 
 
 def test_s6_a_second_effect(world: World) -> None:
