@@ -16,6 +16,7 @@ from holdfast.actors.booking.runner import BookRunner
 from holdfast.actors.booking.views import calendar_digest, payments
 from holdfast.actors.ports import GENESIS
 from holdfast.cli.follow import catch_up
+from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,8 +148,14 @@ class Checker:
 
     async def _replay_to_record(self) -> list[str]:
         """Go on to the position of the commit record as it is now; say what differs."""
+        outcomes = await self._log.facts(self._book, "outcomes")  # first: what it has is committed
         record = await self._log.read_record(self._book)
         problems: list[str] = []
+        if parse_id(outcomes.last_id) > parse_id(record.position):
+            problems.append(
+                f"the outcomes have had an entry {outcomes.last_id}, and the book is decided up to "
+                f"{record.position}: somebody else writes to our keys, find out who"
+            )
         position = self._runner.position
 
         async def compare(entries: Sequence[InputEntry], decided: Decided) -> None:
