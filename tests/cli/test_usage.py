@@ -34,6 +34,22 @@ def test_every_command_tells_its_use_with_an_example(
     assert f"holdfast {command}" in result.output
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("status", "[default: all]"),
+        ("replay", "Try these [policies]."),
+        ("replay", "[default: data]"),
+        ("import", "[default: what it was]"),
+    ],
+)
+def test_what_stands_in_brackets_is_shown(
+    invoke: Callable[..., Result], command: str, words: str
+) -> None:
+    """Brackets are markup, too, and what is taken for it is left out."""
+    assert words in invoke(command, "--help").output
+
+
 def test_the_command_that_supervisors_run_is_not_shown(invoke: Callable[..., Result]) -> None:
     shown = invoke("--help").output
     assert "│ demo " in shown

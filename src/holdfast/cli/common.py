@@ -29,7 +29,7 @@ EXIT_INTERRUPTED: Final = 130
 
 DataOption: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="The service's data folder.  [default: data]"),
+    typer.Option("--data", metavar="DIR", help="The service's data folder.  \\[default: data]"),
 ]
 RedisOption: TypeAlias = Annotated[
     str | None,

@@ -81,7 +81,7 @@ def import_file(
         typer.Option(metavar="TOML", help="How a CSV's rows become commands.", dir_okay=False),
     ] = None,
     book: Annotated[
-        str, typer.Option(metavar="NAME", help="What a log becomes.  [default: what it was]")
+        str, typer.Option(metavar="NAME", help="What a log becomes.  \\[default: what it was]")
     ] = "",
     up: Annotated[
         bool, typer.Option("--up", help="Run the service until all is decided, then check.")

@@ -62,7 +62,7 @@ def replay(
     ] = "",
     policies: Annotated[
         Path | None,
-        typer.Option("--with", metavar="TOML", help="Try these [policies].", dir_okay=False),
+        typer.Option("--with", metavar="TOML", help="Try these \\[policies].", dir_okay=False),
     ] = None,
     since: Annotated[str, typer.Option(metavar="ID", help="--with holds from this input on.")] = "",
     data: DataOption = None,

@@ -48,7 +48,7 @@ CAUSES: Final = {
 
 def status(
     books: Annotated[
-        list[str] | None, typer.Argument(metavar="[BOOK]...", help="Which.  [default: all]")
+        list[str] | None, typer.Argument(metavar="[BOOK]...", help="Which.  \\[default: all]")
     ] = None,
     late: Annotated[
         float, typer.Option(metavar="SECONDS", help="What waits longer is a problem.", min=0)
