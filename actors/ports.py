@@ -11,6 +11,7 @@ Entry ids are strings ``<milliseconds>-<sequence>``; ``"0-0"`` is before the fir
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha1
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -107,6 +108,14 @@ class InputEntry(msgspec.Struct, frozen=True, gc=False):
         """The entry's time, milliseconds since the epoch, UTC."""
         return int(self.id.partition("-")[0])
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells it from another entry under the same id; "" where the entry cannot be read."""
+        if self.problem:
+            return ""
+        words = "\0".join((self.type, self.key, self.by, self.trace, "")).encode()
+        return sha1(words + self.body, usedforsecurity=False).hexdigest()
+
 
 class OutcomeEntry(msgspec.Struct, frozen=True, gc=False):
     """What became of one input; lies in ``outcomes`` under the input's own id.
@@ -196,6 +205,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
       payments: Actions for the payment actor, ascending by stream id.
       notifications: Actions for the notification actor, ascending by stream id.
       dead_letters: Inputs that could not be decoded.
+      decided: Fingerprint of the input at ``position``, "" where nothing is known of it. After a failover
+        another one may lie there: two servers that both take inputs may give out the same id.
     """
 
     book: str
@@ -209,6 +220,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     payments: list[ActionEntry]
     notifications: list[ActionEntry]
     dead_letters: list[DeadLetter]
+    decided: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -339,6 +339,13 @@ class Pair:
             return ([self._commit_of(book, n) for book in dict.fromkeys(self._books(n))],)
         return (self._last,)
 
+    def _fingerprint(self, book: str, ids: list[str], *, wrong: bool) -> str:
+        held = self._memory.books.get(book)
+        entry = held.inputs.get(parse_id(ids[-1])) if held and ids else None
+        if entry is None:
+            return ""
+        return "another's" if wrong else entry.fingerprint
+
     def _commit_of(self, book: str, n: _Numbers) -> Commit:
         held = self._memory.books.get(book)
         record = held.record if held else CommitRecord()
@@ -366,6 +373,7 @@ class Pair:
                 DeadLetter("inputs", "1-1", "why", (b"a", b"\xff"))
                 for _ in range(n.below(3) if n.once_in(3) else 0)
             ],
+            decided=self._fingerprint(book, ids, wrong=mistake == 8),
         )
         if mistake == 7 and len(commit.payments) > 1:
             commit.payments.reverse()

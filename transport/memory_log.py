@@ -460,7 +460,8 @@ class MemoryLog:
             if (record.position, record.digest) == (commit.position, commit.digest):
                 return None
             return moved(commit, record.position)
-        if book.inputs.get(parse_id(commit.position)) is None:
+        there = book.inputs.get(parse_id(commit.position))
+        if there is None or (commit.decided and there.fingerprint != commit.decided):
             return lost(commit)
         written: list[tuple[StreamName, MemoryStream[Any], Sequence[Any]]] = [
             ("outcomes", book.outcomes, commit.outcomes),

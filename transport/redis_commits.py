@@ -61,6 +61,7 @@ def commit_call(commit: Commit, wrote: tuple[str, str] = ("", "")) -> ScriptCall
         len(commit.notifications),
         len(commit.dead_letters),
         *wrote,
+        commit.decided,
     ]
     for outcome in commit.outcomes:
         replayed = "1" if outcome.replayed else ""

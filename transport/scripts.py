@@ -142,9 +142,9 @@ COMMIT: Final = Script(
     """
 -- KEYS: commit, outcomes, payments, notifications, deadletters, inputs.
 -- ARGV: epoch, owner, after, position, version, digest, four counts, the last payment and the last
--- notification that this owner wrote in this epoch (or nothing), then the entries: outcomes (id,
--- status, body, timers, replayed), payments and notifications (id, action, type, body, trace), dead
--- letters (stream, id, why, fields).
+-- notification that this owner wrote in this epoch (or nothing), the fingerprint of the last input (or
+-- nothing), then the entries: outcomes (id, status, body, timers, replayed), payments and notifications
+-- (id, action, type, body, trace), dead letters (stream, id, why, fields).
 local bad = wrong_type(KEYS, {'hash', 'stream', 'stream', 'stream', 'stream', 'stream'})
   or fenced(KEYS[1], ARGV[1], ARGV[2])
 if bad then return bad end
@@ -152,8 +152,13 @@ local held = call('HMGET', KEYS[1], 'position', 'digest')
 if held[1] ~= ARGV[3] then
   return redis.error_reply('HF_POSITION ' .. (held[1] or '0-0') .. ' ' .. (held[2] or ''))
 end
--- A failover may have lost what was read and decided: its outcome would belong to no input.
-if #call('XRANGE', KEYS[6], ARGV[4], ARGV[4]) == 0 then
+-- A failover may have lost what was read and decided: its outcome would belong to no input, or to another.
+local input = call('XRANGE', KEYS[6], ARGV[4], ARGV[4])[1]
+local words = {}
+for n, name in ipairs({'type', 'key', 'by', 'trace', 'body'}) do
+  words[n] = input and field(input[2], name) or ''
+end
+if not input or ARGV[13] ~= '' and redis.sha1hex(table.concat(words, '\\0')) ~= ARGV[13] then
   return redis.error_reply('HF_LOST ' .. ARGV[4])
 end
 bad = denied({
@@ -163,7 +168,7 @@ bad = denied({
 if bad then return bad end
 local counts = {tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])}
 local widths = {5, 5, 5}
-local at = 13
+local at = 14
 for i = 1, 3 do
   local known = i > 1 and ARGV[9 + i] or ''
   if counts[i] > 0 or known ~= '' then
@@ -182,7 +187,7 @@ for i = 1, 3 do
   at = at + counts[i] * widths[i]
 end
 local key = KEYS[2]
-local i = 13
+local i = 14
 for _ = 1, counts[1] do
   local timers, replayed = ARGV[i + 3], ARGV[i + 4]
   if timers == '' and replayed == '' then

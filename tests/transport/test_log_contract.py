@@ -204,6 +204,7 @@ def commit(
     payments: list[ActionEntry] | None = None,
     notifications: list[ActionEntry] | None = None,
     dead_letters: list[DeadLetter] | None = None,
+    decided: str = "",
 ) -> Commit:
     return Commit(
         book=book,
@@ -217,6 +218,7 @@ def commit(
         payments=payments or [],
         notifications=notifications or [],
         dead_letters=dead_letters or [],
+        decided=decided,
     )
 
 
@@ -966,6 +968,37 @@ async def test_a_read_for_no_entries_is_refused(log: Log, book: str) -> None:
         await log.read_inputs({book: "0-0"}, 0, 0)
     with pytest.raises(ValueError, match="no name of a book"):
         await log.read_inputs({"Wrong": "0-0"}, 1, 0)
+
+
+async def test_what_was_decided_of_another_input_under_the_same_id_cannot_be_committed(
+    log: Log, book: str
+) -> None:
+    """Two servers that took inputs at the same time, before and after a failover, gave out the same id."""
+    _, ids = await led_book(log, book)
+    results = await log.commit([commit(book, ids, decided="another's")])
+    assert [type(result) for result in results] == [TailLostError]
+    assert await lengths(log, book) == dict.fromkeys(_STREAMS, 0)
+    (last,) = (await log.read_inputs({book: ids[-2]}, 1, 0))[book]
+    assert await log.commit([commit(book, ids, decided=last.fingerprint)]) == [None]
+
+
+async def test_an_input_is_known_by_all_that_is_in_it(log: Log, book: str) -> None:
+    new = [
+        NewInput("cancel", '{"reason":"à"}'.encode(), "ключ", "staff:S1", "00-ab-cd-01"),
+        NewInput("cancel", b"{}", by="staff:S1"),
+        NewInput("cancel", b"{}", "staff:S1"),
+        NewInput("cancel", b'"\x00\xff"'),
+        NewInput("tick", b"{}"),
+    ]
+    await log.take_over(book, "me")
+    await log.append(book, new)
+    entries = await all_inputs(log, book)
+    assert len({entry.fingerprint for entry in entries}) == len(entries)
+    after = "0-0"
+    for entry in entries:
+        one = commit(book, [entry.id], after=after, decided=entry.fingerprint)
+        assert await log.commit([one]) == [None]
+        after = entry.id
 
 
 async def test_what_the_log_has_lost_cannot_be_committed(
