@@ -268,9 +268,23 @@ BUGS = [
         edit(
             MemoryLog,
             "_commit",
-            "if book.inputs.get(parse_id(commit.position)) is None:",
+            "if there is None or (commit.decided and there.fingerprint != commit.decided):",
             "if False:",
         ),
+    ),
+    Bug(
+        "commit",
+        "same-id-is-the-same",
+        "A commit is written whatever lies under the id of the last input that it decided.",
+        "rivals",
+        edit(
+            MemoryLog,
+            "_commit",
+            "if there is None or (commit.decided and there.fingerprint != commit.decided):",
+            "if there is None:",
+        ),
+        rare="Two primaries that both take inputs must give out the same id, and a commit of the old one's "
+        "must be on its way when its writer comes to the new one; a kept case and a test of the log show it.",
     ),
     Bug(
         "commit",
