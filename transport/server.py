@@ -61,12 +61,17 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)  # The parent died before the call above.
-os.execv(program[0], program)
+allocator = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+os.execve(program[0], program, os.environ | allocator)
 """
 """Asks the kernel to be killed with the parent, then becomes the server under the same process id.
 
 Doing it in ``preexec_fn`` would run Python between fork and exec, which may deadlock where there are
 threads.
+
+The bundled server has the C library's allocator. Left alone, glibc raises both thresholds with the first
+large block that is given back, and from then on keeps such blocks in pieces; and snapshots come and go as
+large blocks all day.
 """
 
 

@@ -197,6 +197,19 @@ async def test_a_path_with_odd_characters(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+async def test_its_allocator_gives_large_blocks_back(tmp_path: Path) -> None:
+    """Else it has three times the memory that it uses, in waves of some minutes."""
+    path = tmp_path / "valkey-server"
+    path.write_text("#!/bin/sh\nenv | grep ^MALLOC_ | sort | tr '\\n' ' ' >&2\nexit 1\n")
+    path.chmod(0o755)
+    server = EmbeddedServer(ServerConfig(tmp_path / "data"), ServerBinary(path, "valkey", (9, 0)))
+    server.start()
+    set_ = "MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072"
+    with pytest.raises(ServerError, match=set_):
+        await server.wait_ready()
+    server.stop_now()
+
+
 async def test_it_can_listen_on_a_port_too(tmp_path: Path) -> None:
     port = free_port()
     async with (
