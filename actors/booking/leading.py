@@ -273,7 +273,7 @@ class Leading:
                     decided.payments,
                     decided.notifications,
                     decided.dead_letters,
-                    next(one.fingerprint for one in entries if one.id == runner.position),
+                    next(one.fingerprint for one in reversed(entries) if one.id == runner.position),
                 )
             )
             if book not in self._led:

@@ -458,10 +458,8 @@ async def test_a_log_or_a_provider_that_is_away_is_told_and_so_is_that_it_is_bac
     ]
 
 
-@pytest.mark.parametrize("away", ["books_away", "reads_away"])
-async def test_that_a_log_is_back_is_told_though_nothing_arrives(
-    autojump_clock: MockClock, log: FlakyLog, away: str
-) -> None:
+async def told_until_well(log: MemoryLog, wait_s: float) -> list[dict[str, str]]:
+    """The troubles that an actor on *log* tells of, one after the other, until it has none any more."""
     health, stop = Health(), trio.Event()
     heard: list[dict[str, str]] = []
 
@@ -471,13 +469,21 @@ async def test_that_a_log_is_back_is_told_though_nothing_arrives(
             stop.set()
 
     health.listen(hear)
-    setattr(log, away, 1)
     await emit(log, "demo")
-    options = msgspec.structs.replace(OPTIONS, wait_s=3600)
-    run = partial(run_payment, consumer="one", options=options, stop=stop, health=health)
+    options = msgspec.structs.replace(OPTIONS, wait_s=wait_s)
     with trio.fail_after(60):
-        await run(log, FakeProvider())
-    assert heard == [{"log": "away"}, {}]
+        await run_payment(
+            log, FakeProvider(), consumer="one", options=options, stop=stop, health=health
+        )
+    return heard
+
+
+@pytest.mark.parametrize("away", ["books_away", "reads_away"])
+async def test_that_a_log_is_back_is_told_though_nothing_arrives(
+    autojump_clock: MockClock, log: FlakyLog, away: str
+) -> None:
+    setattr(log, away, 1)
+    assert await told_until_well(log, 3600) == [{"log": "away"}, {}]
 
 
 async def test_a_log_that_lost_all_books_while_it_was_away_is_not_called_away_for_ever(
@@ -495,20 +501,7 @@ async def test_a_log_that_lost_all_books_while_it_was_away_is_not_called_away_fo
             self.registered.clear()
             raise LogUnavailableError("away")
 
-    health, stop, log = Health(), trio.Event(), LostBooks(TrioClock())
-    heard: list[dict[str, str]] = []
-
-    def hear() -> None:
-        heard.append(health.troubles)
-        if not health.troubles:
-            stop.set()
-
-    health.listen(hear)
-    await emit(log, "demo")
-    run = partial(run_payment, consumer="one", options=OPTIONS, stop=stop, health=health)
-    with trio.fail_after(60):
-        await run(log, FakeProvider())
-    assert heard == [{"log": "away"}, {}]
+    assert await told_until_well(LostBooks(TrioClock()), OPTIONS.wait_s) == [{"log": "away"}, {}]
 
 
 async def test_a_book_that_is_left_out_is_told_until_a_person_has_looked(
