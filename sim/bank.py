@@ -11,6 +11,7 @@ until the hold lapses; and a status is stale for ``stale_s_max`` at most.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["hold", "capture", "void", "refund", "status"]
 Drawn = tuple[Kind, str, int]
-"""Which call it is: its kind, its payment, and its number among those."""
+"""Which call it is: its kind, what its payment's fate goes by, and its number among those."""
+
+_DIGEST: Final = re.compile(r"(p\d+-\d+)-[0-9a-f]{16}")
 
 LAPSE_KEY: Final = "provider:lapse:"
 """Begins the keys of voids that the provider made by itself."""
@@ -135,7 +138,9 @@ class Bank:
     def _expire(self, call: Call, times: int) -> bool:
         """Forget a key that comes again, or answer it as before."""
         self._marks.hit("provider_same_key")
-        if not self._draws.chance("provider.key_expired", self.faults.key_expired, call.key, times):
+        if not self._draws.chance(
+            "provider.key_expired", self.faults.key_expired, fate_of(call.key), times
+        ):
             return False
         self._marks.hit("provider_key_expired")
         self._trace.fault("provider", "key_expired", call.key)
@@ -159,7 +164,7 @@ class Bank:
 
     def _new_refusal(self, kind: Kind, call: Call) -> str:
         if self._keys[call.key] == 1 and self._draws.chance(
-            "provider.key_taken", self.faults.key_taken, call.key
+            "provider.key_taken", self.faults.key_taken, fate_of(call.key)
         ):
             self._note("key_taken", kind, call.reference)
             if kind == "hold":
@@ -168,7 +173,7 @@ class Bank:
         payment = self.ledger.payment(call.reference)
         if kind not in ("capture", "void") or payment is None or payment.status != "authorized":
             return ""
-        drawn = (kind, call.reference)
+        drawn = (kind, fate_of(call.reference))
         if not self._draws.chance("provider.refused", self.faults.refused, *drawn):
             return ""
         for_good = self._draws.chance(
@@ -225,7 +230,7 @@ class Bank:
     async def _settle_later(self, reference: str) -> None:
         bound = self.faults.settle_s_max
         self.deciding += 1
-        await trio.sleep(1 + self._draws.below("provider.settle_s", bound, reference))
+        await trio.sleep(1 + self._draws.below("provider.settle_s", bound, fate_of(reference)))
         self.deciding -= 1
         payment = self.ledger.payment(reference)
         assert payment is not None
@@ -237,12 +242,12 @@ class Bank:
             self._lapse_some(reference)
 
     def _lapse_some(self, reference: str) -> None:
-        if self._draws.chance("provider.lapse", self.faults.lapse, reference):
+        if self._draws.chance("provider.lapse", self.faults.lapse, fate_of(reference)):
             self._nursery.start_soon(self._lapse_later, reference)
 
     async def _lapse_later(self, reference: str) -> None:
         bound = self.faults.lapse_s_max
-        await trio.sleep(1 + self._draws.below("provider.lapse_s", bound, reference))
+        await trio.sleep(1 + self._draws.below("provider.lapse_s", bound, fate_of(reference)))
         payment = self.ledger.payment(reference)
         if payment is not None and payment.status == "authorized":
             self._apply(Void(reference, f"{LAPSE_KEY}{reference}"))
@@ -253,6 +258,14 @@ class Bank:
     def _note(self, fault: str, kind: Kind, reference: str) -> None:
         self._marks.hit(f"provider_{fault}")
         self._trace.fault("provider", fault, f"{kind} {reference}")
+
+
+def fate_of(name: str) -> str:
+    """What draws go by where *name* is a payment's, or a call's key: all of it but the request's digest.
+
+    Else a change of what is asked, by whoever makes a failure smaller, would change its payment's fate.
+    """
+    return _DIGEST.sub(r"\1", name)
 
 
 def answer_of(payment: Payment) -> ProviderAnswer:

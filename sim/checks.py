@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from holdfast.actors.booking import messages as m
+from holdfast.actors.booking import payments
 from holdfast.actors.booking.book import LIVE, OCCUPYING, ORPHANS_MAX
 from holdfast.actors.booking.invariants import full_scan
 from holdfast.actors.booking.runner import BookRunner, Decided
@@ -408,7 +409,7 @@ class Checks:
                     if booking.version >= 3:
                         self.marks.hit("cancelled_confirmed")
                 case m.PaymentObserved(observed="declined"):
-                    booking = state.bookings.get(f"b{event.payment[1:]}")
+                    booking = state.bookings.get(f"b{payments.request_of(event.payment)}")
                     if booking is not None and booking.status == "cancelled":
                         self.marks.hit("provider_declined_after_cancel")
                 case m.PaymentObserved(observed="captured"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from holdfast.actors.booking import messages as m
-from holdfast.actors.booking import wire
+from holdfast.actors.booking import payments, wire
 from holdfast.actors.booking.book import AWAITING, LIVE
 from holdfast.transport.keys import parse_id
 
@@ -89,7 +89,7 @@ class Contract:
             self._fail("S8 store", f"{entry.id} is no link of the hash chain")
         for placed in decided.payments:
             payment = self._action.decode(placed.body).payment
-            booking = state.bookings.get(f"b{payment[1:]}")
+            booking = state.bookings.get(f"b{payments.request_of(payment)}")
             if booking is None or booking.payment.in_flight != placed.action:
                 self._fail("S9 actions", f"{placed.action} left, and the book does not know of it")
         for outcome in decided.outcomes:

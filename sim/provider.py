@@ -17,7 +17,7 @@ import trio
 
 from holdfast.actors.payment.ledger import Capture, Hold, Refund, Void
 from holdfast.actors.ports import ProviderAnswer, ProviderUnavailableError
-from holdfast.sim.bank import Bank, ProviderCall, answer_of
+from holdfast.sim.bank import Bank, ProviderCall, answer_of, fate_of
 from holdfast.sim.provider_faults import FAULTS, ProviderFaults
 
 if TYPE_CHECKING:
@@ -131,14 +131,14 @@ class SimProvider:
     async def _call(self, kind: Kind, payment: str, call: Call | None) -> ProviderAnswer:
         number = self._attempts.get((kind, payment), 0) + 1
         self._attempts[kind, payment] = number
-        drawn: Drawn = (kind, payment, number)
+        drawn: Drawn = (kind, fate_of(payment), number)
         fault = self._fault(drawn)
         await self._latency("before", drawn)
         if end_ms := self._outage_end():
             await self._away(end_ms, drawn, call)
         if fault:
             self._note(fault, drawn)
-            self._unanswered[payment] = None
+            self._unanswered[drawn[1]] = None
         if fault == "late":
             delay_s = 1 + self._draws.below("provider.late_s", self.faults.late_s_max, *drawn)
             self._nursery.start_soon(self._later, delay_s * 1000, fault, kind, call)
@@ -155,7 +155,7 @@ class SimProvider:
                 self._marks.hit(f"provider_{fault}_mattered")
             await self._hide(fault, drawn, call)
         await self._latency("after", drawn)
-        if answer.status == "declined" and payment in self._unanswered:
+        if answer.status == "declined" and drawn[1] in self._unanswered:
             self._marks.hit("provider_declined_unanswered")
         return self._told(answer, drawn)
 

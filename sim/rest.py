@@ -79,9 +79,7 @@ def _check_money(checks: Checks, book: str, state: Book) -> None:
         wanted[reference] = booking
         known = provider.book_of_record.payment(reference)
         status = known.status if known else "none"
-        # A new primary may give an id out again: the payment is of the request that was lost, then.
-        another = reference in checks.excused and status in ("voided", "authorized")
-        if known is not None and known.amount_cents != payment.amount_cents and not another:
+        if known is not None and known.amount_cents != payment.amount_cents:
             checks.fail("S4 money", f"{reference}: the amounts differ")
         lapsed = reference in provider.lapsed and payment.observed == "authorized"
         turned_away = reference in provider.turned_away and status == "none"

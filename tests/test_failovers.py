@@ -40,6 +40,7 @@ from customers import CANCELS, any_time, cancel, days_ahead, practice
 
 from holdfast.actors.booking import messages as m
 from holdfast.actors.booking import views
+from holdfast.actors.booking.payments import request_of
 from holdfast.actors.payment.ledger import Change, Hold
 from holdfast.actors.ports import LogUnavailableError
 from holdfast.bootstrap import PROVIDER_FOLDER, open_log, open_provider
@@ -412,7 +413,8 @@ class Drill:
             whole, end, _ = journal.read().rpartition(b"\n")
         self._journal_read += len(whole) + len(end)
         changes = [msgspec.json.decode(line, type=Change) for line in whole.splitlines()]
-        return [one.reference.rpartition("p")[2] for one in changes if isinstance(one, Hold)]
+        names = [one.reference.removeprefix(f"{BOOK}:") for one in changes if isinstance(one, Hold)]
+        return [request_of(name) for name in names]
 
     async def _first_told(self, killed_s: float, killed_ms: int) -> float:
         """When the outcome of an input was told that came after the kill."""
@@ -548,11 +550,11 @@ async def ask(
         assert (await report_of(log, settings, BOOK))[0].holds
         return
     assert code == 1
-    orphans = [orphan.payment.removeprefix(f"{BOOK}:p") for orphan in found.orphans]
+    orphans = [request_of(orphan.payment.removeprefix(f"{BOOK}:")) for orphan in found.orphans]
     assert all(is_reported(id_, losses) for id_ in orphans)
     # A customer who was told in time has cancelled, and that was carried out too.
-    ledger = await read_ledger(settings)
-    held = {id_ for id_ in drill.acted if ledger[f"p{id_}"] != "voided"}
+    ledger = {request_of(name): status for name, status in (await read_ledger(settings)).items()}
+    held = {id_ for id_ in drill.acted if ledger[id_] != "voided"}
     assert held
     assert held <= set(orphans)
     code, told = await holdfast(

@@ -81,7 +81,7 @@ class Payment(msgspec.Struct, array_like=True, gc=False):
     """The money of one booking: what we want, what the provider says (domain 7.3).
 
     Attributes:
-      digest: Of the request; part of the provider's idempotency keys.
+      id: See :func:`~holdfast.actors.booking.payments.name_of`.
       in_flight: Id of the one action whose result is awaited, or "".
       call: What that action is.
       calls: Calls other than status checks so far.
@@ -93,7 +93,6 @@ class Payment(msgspec.Struct, array_like=True, gc=False):
     id: str
     amount_cents: int
     currency: str
-    digest: str
     desired: Desired = "authorized"
     observed: Observed = "none"
     in_flight: str = ""
@@ -108,7 +107,7 @@ class Booking(msgspec.Struct, array_like=True, gc=False):
     """One request and what it became.
 
     Attributes:
-      id: ``b`` and the id of its input; its payment's is ``p`` and the same.
+      id: ``b`` and the id of its input.
       day: Local date, days since 1970-01-01; ``first`` is the minute it begins, elapsed.
       start: Local time with its offset.
       revision: Of the practice under which it was accepted.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from holdfast.actors.booking import lifecycle, rules
+from holdfast.actors.booking import lifecycle, payments, rules
 from holdfast.actors.booking.book import HOUR_MS, ORPHANS_MAX, Book, Keyed, encode_answer
 from holdfast.actors.booking.messages import (
     Accepted,
@@ -175,7 +175,7 @@ def _payment_result(
     book: Book, completed: Completed[PaymentResult], emit: Emit[Action]
 ) -> Accepted:
     action_id, result = completed.action_id, completed.result
-    booking = book.bookings.get(f"b{result.payment[1:]}")
+    booking = book.bookings.get(f"b{payments.request_of(result.payment)}")
     if booking is None or booking.payment.id != result.payment:
         if len(book.orphans) >= ORPHANS_MAX:
             del book.orphans[0]

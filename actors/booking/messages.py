@@ -296,7 +296,8 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     Attributes:
       key: Idempotency key: the caller's name for one intention.
       by: Principal: ``customer:ID``, ``staff:ID`` or ``service:NAME``.
-      digest: Of the command in canonical form, to tell a retry from another intention (C16).
+      digest: Of all this, the command in canonical form: it tells a retry from another intention
+        (C16), and one request from another that a failover had given the same id.
     """
 
     command: Command

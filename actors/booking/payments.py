@@ -40,6 +40,21 @@ GONE: Final = CLOSED - {"captured"}
 NEVER_HAPPENED: Final = frozenset({"none", "requested", "unknown"})
 
 
+def name_of(request: str, digest: str) -> str:
+    """The id of the payment that is asked for by the input with the id *request*.
+
+    A primary that takes the place of another may give out an id again. So the id alone does not tell
+    whose money it is: the *digest* of what was asked is part of the name, and thereby of every key
+    under which the provider is called.
+    """
+    return f"p{request}-{digest}"
+
+
+def request_of(payment: str) -> str:
+    """The id of the input that asked for *payment*; of what is no payment of ours, anything."""
+    return payment[1:].rpartition("-")[0]
+
+
 def is_settled(payment: Payment) -> bool:
     """Whether nothing remains to be done or heard about the payment."""
     if payment.in_flight or payment.due_ms:
@@ -86,14 +101,14 @@ def drive(book: Book, booking: Booking, now: int, emit: Emit[Action]) -> None:
             payment.amount_cents,
             payment.currency,
             booking.customer,
-            f"bk:{payment.id}:preauthorize:1:{payment.digest}",
+            f"bk:{payment.id}:preauthorize:1",
         )
         payment.observed = "requested"
     else:
         # A fresh key each time: a provider may replay a failure that it stored under the old one,
         # and these calls cannot happen twice to one payment.
         payment.calls += 1
-        key = f"bk:{payment.id}:{call}:{payment.calls}:{payment.digest}"
+        key = f"bk:{payment.id}:{call}:{payment.calls}"
         if call == "capture":
             action = Capture(payment.id, payment.amount_cents, key)
         elif call == "void":

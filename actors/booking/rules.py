@@ -362,7 +362,7 @@ def _take(
         now,
         min(now + policies.hold_s * 1000, slot.start_ms),
         practice.number,
-        Payment(f"p{input_id}", price, practice.currency, asked.digest),
+        Payment(payments.name_of(input_id, asked.digest), price, practice.currency),
         command.email or customer,
         command.name,
         auto,

@@ -73,6 +73,7 @@ class Entry:
     due: int
     offer: int
     wish: m.RequestAuto | None
+    payment: str
     desired: str = "authorized"
     observed: str = "none"
     in_flight: str = ""
@@ -85,11 +86,6 @@ class Entry:
     def end(self) -> int:
         """When it is over."""
         return self.start + self.minutes * MINUTE
-
-    @property
-    def payment(self) -> str:
-        """The payment's id."""
-        return "p" + self.id[1:]
 
 
 @dataclass(frozen=True)
@@ -319,7 +315,7 @@ class Model:
         most = offer.policies.holds_per_customer_max
         if most and len(waiting) >= most:
             return Answer("rate_limited")
-        return self._accept(offer, service, command, customer, place)
+        return self._accept(offer, service, command, asked.digest, customer, place)
 
     def _explicit(
         self, offer: m.DefinePractice, service: m.Service, command: m.RequestSlot, customer: str
@@ -392,6 +388,7 @@ class Model:
         offer: m.DefinePractice,
         service: m.Service,
         command: m.RequestSlot | m.RequestAuto,
+        digest: str,
         customer: str,
         place: Place,
     ) -> Answer:
@@ -412,6 +409,7 @@ class Model:
             due=min(self._now + offer.policies.hold_s * SECOND, place.start),
             offer=len(self.offers) - 1,
             wish=command if isinstance(command, m.RequestAuto) else None,
+            payment=f"p{self._id}-{digest}",
         )
         self.bookings.append(booking)
         if price:

@@ -50,7 +50,7 @@ class Till:
     """Carries calls out and keeps the ledger.
 
     Attributes:
-      accounts: By payment; those whose booking has left the book are settled and gone.
+      accounts: By booking; those whose booking has left the book are settled and gone.
       held_cents: What was ever put on hold; it is captured, released, or still on hold.
     """
 
@@ -68,7 +68,7 @@ class Till:
         if event.price_cents != prices.get(event.service):
             raise ViolationError("money", f"{event.booking} was told {event.price_cents} cents")
         if event.price_cents:
-            self.accounts["p" + event.booking[1:]] = Account(event.price_cents)
+            self.accounts[event.booking] = Account(event.price_cents)
 
     def do(self, action: m.Action, decline: bool) -> State:
         """Carry a call out, and say what the payment is now.
@@ -77,7 +77,7 @@ class Till:
           ViolationError: The call is none that an honest book makes.
         """
         assert not isinstance(action, m.Notify)
-        account = self.accounts.get(action.payment)
+        account = self.accounts.get(_booking_of(action.payment))
         if account is None:
             raise ViolationError("money", f"a call for {action.payment}, which nobody ordered")
         kind = type(action)
@@ -120,7 +120,7 @@ class Till:
 
     def lapse(self, payment: str) -> None:
         """A preauthorization ends by itself, as real ones do."""
-        account = self.accounts[payment]
+        account = self.accounts[_booking_of(payment)]
         if account.state == "authorized":
             account.state = "expired"
             self.released_cents += account.price_cents
@@ -131,13 +131,13 @@ class Till:
         Raises:
           ViolationError: The money is not on hold.
         """
-        account = self.accounts.get("p" + booking[1:])
+        account = self.accounts.get(booking)
         if account is not None and account.state not in ("authorized", "expired"):
             raise ViolationError("money", f"{booking} is confirmed, its money {account.state}")
 
     def completed(self, booking: str) -> None:
         """A customer was told that an appointment is over."""
-        account = self.accounts.get("p" + booking[1:])
+        account = self.accounts.get(booking)
         if account is not None:
             account.completed = True
 
@@ -147,7 +147,7 @@ class Till:
         Raises:
           ViolationError: Money is on hold, or taken for nothing, or not taken for something.
         """
-        account = self.accounts.pop("p" + booking[1:], None)
+        account = self.accounts.pop(booking, None)
         if account is None:
             return
         settled = (
@@ -171,3 +171,8 @@ class Till:
         """
         if self.held_cents != self.captured_cents + self.released_cents + self.on_hold_cents():
             raise ViolationError("money", "what was put on hold is neither taken nor given back")
+
+
+def _booking_of(payment: str) -> str:
+    request, _, _ = payment.removeprefix("p").rpartition("-")
+    return "b" + request

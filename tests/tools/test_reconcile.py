@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from holdfast.actors.booking.messages import RequestAuto
-from holdfast.actors.booking.runner import BookRunner
-from holdfast.actors.booking.wire import encode_message
+from holdfast.actors.booking import payments, wire
+from holdfast.actors.booking.messages import PaymentResult, RequestAuto
 from holdfast.actors.ports import Commit, NewInput, ProviderAnswer
+from holdfast.cli.practice import define, load_practice
 from holdfast.tools.reconcile import find_orphans
+from holdfast.tools.sources import decided_to
 from holdfast.transport.keys import format_id, parse_id
 from holdfast.transport.memory_log import MemoryLog
 from holdfast.transport.memory_operator import MemoryOperator
@@ -17,28 +18,42 @@ if TYPE_CHECKING:
     from holdfast.tools.reconcile import Provider
 
 BOOK = "demo"
+DAY_MS = 86_400_000
 
 
 class Clock:
+    now = 1_700_000_000_000
+
     def now_ms(self) -> int:
-        return 1_700_000_000_000
+        return self.now
 
 
 class Ledger:
-    """A provider that holds money for requests of these ids."""
+    """A provider that knows these payments."""
 
-    def __init__(self, *ids: str) -> None:
-        held = ProviderAnswer("authorized", amount_cents=7500)
-        self._payments = {f"{BOOK}:p{id_}": held for id_ in ids}
+    def __init__(self, *names: str, status: str = "authorized") -> None:
+        held = ProviderAnswer(status, amount_cents=7500)
+        self._payments = {f"{BOOK}:{name}": held for name in names}
 
     async def ledger(self, prefix: str = "") -> dict[str, ProviderAnswer]:
         return {name: one for name, one in self._payments.items() if name.startswith(prefix)}
 
 
+def name_at(ms: int, sequence: int) -> str:
+    """The name of a payment that was asked for at that id."""
+    return payments.name_of(format_id(ms, sequence), "0123456789abcdef")
+
+
+async def orphans_of(log: MemoryLog, provider: Ledger) -> dict[str, str]:
+    """Why nobody wants what nobody wants, by payment."""
+    found = await find_orphans(log, MemoryOperator(log), cast("Provider", provider), BOOK)
+    return {one.payment.removeprefix(f"{BOOK}:"): one.why for one in found.orphans}
+
+
 async def decide(log: MemoryLog) -> str:
     """Take the book over, and decide all that there is; the position."""
     record = await log.take_over(BOOK, "token")
-    runner = BookRunner(BOOK, None)
+    runner = await decided_to(log, BOOK, record.position)
     done = runner.decide((await log.read_inputs({BOOK: record.position}, 512, 0))[BOOK])
     commit = Commit(
         *(BOOK, record.epoch, "token", record.position, runner.position, runner.machine.version),
@@ -55,16 +70,51 @@ async def test_money_for_what_is_later_than_all_decisions_is_no_orphan() -> None
     """
     log = MemoryLog(Clock())
     ms, sequence = parse_id(await decide(log))
-    body = encode_message(RequestAuto("checkup", days=[1]))
+    body = wire.encode_message(RequestAuto("checkup", days=[1]))
     for number in range(3):
         await log.append(BOOK, [NewInput("request_auto", body, f"k{number}", "service:web")])
-    lost, elsewhere = format_id(ms - 1, 0), format_id(ms, sequence + 1)
-    provider = cast("Provider", Ledger(lost, elsewhere))
-    found = await find_orphans(log, MemoryOperator(log), provider, BOOK)
-    assert [one.payment for one in found.orphans] == [f"{BOOK}:p{lost}"]
+    lost, elsewhere = name_at(ms - 1, 0), name_at(ms, sequence + 1)
+    assert await orphans_of(log, Ledger(lost, elsewhere)) == {lost: "the log has no request of it"}
 
 
 async def test_money_of_a_book_that_was_lost_whole_is_an_orphan_whenever_it_was_asked_for() -> None:
-    log, provider = MemoryLog(Clock()), cast("Provider", Ledger("1700000000000-7"))
-    found = await find_orphans(log, MemoryOperator(log), provider, BOOK)
-    assert [one.payment for one in found.orphans] == [f"{BOOK}:p1700000000000-7"]
+    lost = name_at(1_700_000_000_000, 7)
+    found = await orphans_of(MemoryLog(Clock()), Ledger(lost))
+    assert found == {lost: "the log has no request of it"}
+
+
+async def test_money_of_another_request_that_had_the_same_id_is_an_orphan() -> None:
+    """A new primary may give an id out again, and the log has a request of that id: not the same."""
+    clock = Clock()
+    log = MemoryLog(clock)
+    command = RequestAuto("checkup")
+    (_, asked_at) = await log.append(
+        BOOK,
+        [
+            define(load_practice("dentist"), by="service:web"),
+            NewInput("request_auto", wire.encode_message(command), "k", "customer:K1"),
+        ],
+    )
+    mine, lost = (
+        payments.name_of(asked_at, wire.asked(command, "k", by).digest)
+        for by in ("customer:K1", "customer:K2")
+    )
+    await decide(log)
+    for status in ("authorized", "captured"):
+        assert await orphans_of(log, Ledger(mine, lost, status=status)) == {
+            lost: "the log has no request of it"
+        }
+
+    declined = PaymentResult(f"{asked_at}:0", mine, "declined")
+    result = NewInput("payment_result", wire.encode_message(declined), by="service:payment")
+    await log.append(BOOK, [result])
+    clock.now += 400 * DAY_MS
+    await log.append(BOOK, [NewInput("tick", b"{}", by="service:booking")])
+    await decide(log)
+    assert await orphans_of(log, Ledger(mine, lost, status="captured")) == {
+        lost: "the log has no request of it"
+    }
+    assert await orphans_of(log, Ledger(mine, lost)) == {
+        mine: "its booking has left the book",
+        lost: "the log has no request of it",
+    }

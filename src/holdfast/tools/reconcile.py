@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 import trio
 
-from holdfast.actors.booking import views
-from holdfast.actors.booking.messages import PaymentResult
-from holdfast.actors.booking.wire import encode_message
+from holdfast.actors.booking import payments, views, wire
+from holdfast.actors.booking.messages import Asked, PaymentResult
 from holdfast.actors.ports import NewInput
+from holdfast.machine import Normal
 from holdfast.tools.errors import ToolError
 from holdfast.tools.history import look_until_steady
 from holdfast.tools.sources import decided_to
+from holdfast.transport.codec import decode_input
 from holdfast.transport.keys import parse_id
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from holdfast.actors.booking.views import PaymentView
     from holdfast.actors.ports import CommitRecord, Log, ProviderAnswer
     from holdfast.tools.ports import Operator
+    from holdfast.transport.operator import RawEntry
 
 RELEASED: Final = ("voided", "refunded")
 
@@ -239,7 +241,7 @@ async def tell(log: Log, book: str, differing: list[Differing]) -> list[Differin
     ]
     await log.append(
         book,
-        [NewInput("payment_result", encode_message(result), by=_BY) for result in results],
+        [NewInput("payment_result", wire.encode_message(result), by=_BY) for result in results],
     )
     return [msgspec.structs.replace(one, told=True) for one in differing]
 
@@ -298,18 +300,32 @@ async def _asked(log: Log, operator: Operator, book: str, name: str) -> bool | N
     wanted = _asked_at(name)
     if wanted is None:
         return False
-    entry_id = name.removeprefix("p")
-    outcome = await operator.read_one(book, "outcomes", entry_id)
+    request = payments.request_of(name)
+    outcome = await operator.read_one(book, "outcomes", request)
     if outcome is not None:
-        return any(f'"b{entry_id}"'.encode() in field for field in outcome.fields)
+        if not any(f'"b{request}"'.encode() in field for field in outcome.fields):
+            return False
+        entry = await operator.read_one(book, "inputs", request)
+        return entry is None or name == _asks_for(entry)
     facts = await log.facts(book, "outcomes")
     trimmed = facts.added != facts.length and wanted < parse_id(facts.first_id or facts.last_id)
     return None if trimmed else False
 
 
+def _asks_for(entry: RawEntry) -> str:
+    """The name of the payment that the input *entry* asks for; "" where somebody made it no request."""
+    try:
+        decoded = wire.decode(decode_input(entry.id.encode(), list(entry.fields)))
+    except wire.WireError:
+        return ""
+    if isinstance(decoded, Normal) and isinstance(decoded.message, Asked):
+        return payments.name_of(entry.id, decoded.message.digest)
+    return ""
+
+
 def _asked_at(name: str) -> tuple[int, int] | None:
     """The id of the request that the payment *name* is named after; None where it is after none."""
     try:
-        return parse_id(name.removeprefix("p"))
+        return parse_id(payments.request_of(name))
     except ValueError:
         return None

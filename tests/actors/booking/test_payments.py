@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.actors.booking import payments
 from holdfast.actors.booking.book import Desired, Observed, Payment
-from holdfast.actors.booking.messages import CheckStatus, Preauthorize
+from holdfast.actors.booking.messages import CheckStatus, Preauthorize, RequestSlot
 
 from .world import (
     DAY,
@@ -57,7 +57,7 @@ WANTED: dict[tuple[Desired, Observed], str] = {
 def test_the_next_call_follows_from_desired_and_observed(
     desired: Desired, observed: Observed
 ) -> None:
-    payment = Payment("p1-1", 1, "EUR", "d", desired, observed)
+    payment = Payment("p1-1-d", 1, "EUR", desired, observed)
     assert payments.wanted_call(payment) == WANTED.get((desired, observed), "")
     closed = observed in ("voided", "refunded", "declined", "expired")
     over = closed or (desired, observed) in {("captured", "captured"), ("released", "none")}
@@ -136,7 +136,26 @@ def test_never_a_second_preauthorization_under_another_key() -> None:
         desk.settle(booking, "none")  # it never arrived: asked for again
     keys = {e.action.key for e in desk.actions if isinstance(e.action, Preauthorize)}
     assert desk.calls().count("preauthorize") == 5
-    assert keys == {f"bk:{booking.payment.id}:preauthorize:1:{booking.payment.digest}"}
+    assert keys == {f"bk:{booking.payment.id}:preauthorize:1"}
+
+
+def test_requests_to_which_two_primaries_gave_one_id_have_payments_of_their_own() -> None:
+    """The provider outlives both, and knows a payment by its name alone."""
+    asked: list[tuple[RequestSlot, str, str]] = [
+        (slot(), "customer:K1", "k"),
+        (slot(), "customer:K1", "another"),
+        (slot(), "customer:K2", "k"),
+        (slot("2026-06-02T11:00"), "customer:K1", "k"),
+    ]
+    desks = [Desk(dentist()) for _ in asked]
+    for desk, (command, by, key) in zip(desks, asked, strict=True):
+        desk.ask(command, by, key)
+    bookings = [booking for desk in desks for booking in desk.state.bookings.values()]
+    assert len(bookings) == 4
+    assert len({booking.id for booking in bookings}) == 1
+    assert {payments.request_of(booking.payment.id) for booking in bookings} == {bookings[0].id[1:]}
+    assert len({booking.payment.id for booking in bookings}) == 4
+    assert len({getattr(e.action, "key", "") for desk in desks for e in desk.actions}) == 4
 
 
 def test_each_call_has_an_id_and_a_key_of_its_own() -> None:

@@ -136,12 +136,19 @@ def test_spacing_order_defaults_and_escapes_do_not_matter(body: bytes) -> None:
     named = b"name" in body and b"\\" in body
     plain = m.RequestSlot("checkup", "2026-06-02T10:00", name='a "b" \\ c' if named else "")
     assert decoded.message.command == plain
-    assert decoded.message.digest == wire.body_digest(plain)
-    assert (decoded.id, decoded.now, decoded.message.by) == (
-        "1780286400000-1",
-        1780286400000,
-        "customer:K1",
-    )
+    assert decoded.message == wire.asked(plain, "k", "customer:K1")
+    assert (decoded.id, decoded.now) == ("1780286400000-1", 1780286400000)
+
+
+def test_the_digest_tells_what_is_asked_and_who_asks_and_under_which_key() -> None:
+    cancel = m.Cancel("b1-1")
+    digests = {
+        wire.asked(command, key, by).digest
+        for command in (cancel, m.Cancel("b1-2"))
+        for key in ("k", "k k", "1 k")
+        for by in ("customer:K1", "customer:K11")
+    }
+    assert len(digests) == 12
 
 
 def test_reports_of_services_are_decoded() -> None:

@@ -189,7 +189,7 @@ class Desk:
         """Send a command; under a key of its own unless one is given."""
         input_id = self.next_id()
         name = f"key-{input_id}" if key is None else key
-        asked = Asked(command, name, by, wire.body_digest(command))
+        asked = wire.asked(command, name, by)
         return self.put(Normal(input_id, self.now, asked))
 
     def tick(self, now: int | None = None) -> Outcome:
@@ -428,7 +428,7 @@ def random_inputs(desk: Desk, seed: int, steps: int, contention: str) -> Iterato
         input_id, kind = desk.next_id(), rng.random()
         if kind < 0.02 or not desk.state.practices:
             command: Command = practices(rng, contention)
-            asked = Asked(command, f"k{input_id}", "service:setup", wire.body_digest(command))
+            asked = wire.asked(command, f"k{input_id}", "service:setup")
             yield Normal(input_id, desk.now, asked)
         elif kind < 0.45:
             command = _some_command(rng, desk)
@@ -436,7 +436,7 @@ def random_inputs(desk: Desk, seed: int, steps: int, contention: str) -> Iterato
                 ["customer:K1", "customer:K2", "customer:K3", "staff:ann", "service:web"]
             )
             key = rng.choice(["", "same", *[f"k{input_id}"] * 18])
-            asked = Asked(command, key, by, wire.body_digest(command))
+            asked = wire.asked(command, key, by)
             past.append(asked)
             yield Normal(input_id, desk.now, asked)
         elif kind < 0.5 and past:

@@ -97,6 +97,20 @@ MONEY = [
     _again("late-result-crashes", "outages"),
     Bug(
         "payments",
+        "named-by-id",
+        "A payment is named after its request's id, whatever was asked.",
+        "rivals",
+        edit(
+            rules,
+            "_take",
+            "payments.name_of(input_id, asked.digest)",
+            'payments.name_of(input_id, "")',
+        ),
+        rare="Two primaries that both take inputs must give one id to two requests, and both must come to the "
+        "provider; a kept case and a test of payments show it.",
+    ),
+    Bug(
+        "payments",
         "captures-at-once",
         "Money is taken when the slot is confirmed.",
         "mixed",
@@ -189,7 +203,7 @@ KEYS = [
         "key-of-text",
         "A key covers the text of a command, not its meaning.",
         "retries",
-        edit(wire, "decode", "_digest(canonical)", "_digest(canonical + entry.id.encode())"),
+        edit(wire, "decode", "_digest(canonical, ", "_digest(canonical + entry.id.encode(), "),
     ),
 ]
 

@@ -432,7 +432,7 @@ def _drops_at_once(real: Any) -> Any:
 
 def _raises_on_late(real: Any) -> Any:
     def result(book: Any, completed: Completed[PaymentResult], emit: Any) -> Any:
-        booking = book.bookings[f"b{completed.result.payment[1:]}"]
+        booking = book.bookings[f"b{payments.request_of(completed.result.payment)}"]
         del booking
         return real(book, completed, emit)
 
