@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from holdfast.sim.run import run_world
+from holdfast.sim.run import Result, run_world
 from holdfast.sim.runner import Job, run_job
 
 if TYPE_CHECKING:
@@ -73,21 +73,21 @@ class _Request(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    digest: str
+    result: Result
     trace: list[str] = []
 
 
 def differences(
     jobs: Iterable[Job],
     processes: Sequence[Surroundings] = SURROUNDINGS,
-    progress: Callable[[int], None] | None = None,
+    seen: Callable[[Job, Result], None] = lambda _job, _result: None,
 ) -> list[Difference]:
     """Run each of *jobs* in two processes at a time; where their traces differ, and how.
 
     Args:
       jobs: Which worlds.
       processes: The surroundings of both.
-      progress: Called after each with the number of worlds that were compared.
+      seen: Called with each world that was compared and what became of it in the first process.
     """
     jobs = list(jobs)
     found: list[Difference] = []
@@ -95,11 +95,10 @@ def differences(
         _running(processes[0], jobs) as first,
         _running(processes[1], jobs) as second,
     ):
-        for number, (job, one, other) in enumerate(zip(jobs, first, second, strict=True), 1):
-            if one.digest != other.digest:
+        for job, one, other in zip(jobs, first, second, strict=True):
+            if one.result.digest != other.result.digest:
                 found.append(_look_closer(job, processes))
-            if progress is not None:
-                progress(number)
+            seen(job, one.result)
     return found
 
 
@@ -158,9 +157,9 @@ def _main() -> None:
     for job in request.jobs:
         if request.whole:
             result, world = run_world(job.seed, job.scenario, job.groups)
-            answer = _Answer(result.digest, world.trace.text())
+            answer = _Answer(result, world.trace.text())
         else:
-            answer = _Answer(run_job(job).digest)
+            answer = _Answer(run_job(job))
         sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
 

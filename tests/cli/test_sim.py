@@ -18,10 +18,11 @@ from holdfast.sim.options import FAULTS, SCENARIOS
 from holdfast.sim.run import run_world
 from holdfast.sim.runner import Job, command_of
 from holdfast.sim.twice import Difference
-from holdfast.sim.violations import CHECKS
+from holdfast.sim.violations import CHECKS, Violation
 from holdfast.transport import memory_log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from holdfast.sim.run import Result
@@ -56,17 +57,27 @@ def test_a_mark_that_was_never_hit_is_a_failure_for_who_wants_every_mark() -> No
 def test_worlds_are_compared_in_processes_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(app, ["sim", "twice", "mixed", "--seeds", "0-1"])
     assert done.exit_code == 0, done.output
-    assert "all traces are equal" in done.stdout
-    found = [Difference(Job(7, "mixed"), 12, "1 a b", "1 a c")]
+    assert "all traces are equal\nevery check held\n" in done.stdout
+    result = run_world(7, "mixed")[0]
+    found: list[Difference] = []
 
-    def differences(*_: object, **__: object) -> list[Difference]:
+    def differences(jobs: list[Job], seen: Callable[[Job, Result], None]) -> list[Difference]:
+        seen(jobs[0], result)
         return found
 
     monkeypatch.setattr(sim_twice, "differences", differences)
+    found = [Difference(Job(7, "mixed"), 12, "1 a b", "1 a c")]
     done = CliRunner().invoke(app, ["sim", "twice", "mixed", "--seeds", "7"])
     assert done.exit_code == 1
     assert "1 a c" in done.stdout
     assert "holdfast sim mixed --seeds 7" in done.stdout
+
+    found = []
+    result = msgspec.structs.replace(result, violation=Violation("S4 money", "of 7", 1))
+    done = CliRunner().invoke(app, ["sim", "twice", "mixed", "--seeds", "7"])
+    assert done.exit_code == 1
+    assert "all traces are equal" in done.stdout
+    assert "found by: holdfast sim mixed --seeds 7" in done.stdout
 
 
 @pytest.mark.slow

@@ -160,18 +160,23 @@ def _facts(summary: Summary, failure: Failure | None, interrupted: bool) -> dict
         },
         "marks": dict(sorted(summary.marks.items())),
         "never": summary.never,
-        "violations": [
-            {
-                "seed": job.seed,
-                "scenario": job.scenario,
-                "check": violation.check,
-                "details": violation.details,
-                "command": command_of(job),
-            }
-            for job, violation in summary.violations
-        ],
+        "violations": failures(summary),
         "kept": failure,
     }
+
+
+def failures(summary: Summary) -> list[dict[str, object]]:
+    """Each world in which a check failed, for JSON."""
+    return [
+        {
+            "seed": job.seed,
+            "scenario": job.scenario,
+            "check": violation.check,
+            "details": violation.details,
+            "command": command_of(job),
+        }
+        for job, violation in summary.violations
+    ]
 
 
 def _print(out: Console, summary: Summary, *, every_mark: bool) -> None:
@@ -186,6 +191,11 @@ def _print(out: Console, summary: Summary, *, every_mark: bool) -> None:
     if every_mark or summary.runs >= MARKS_TOLD_FROM:  # a few worlds cannot reach them all
         for name in summary.never:
             out.print(f"  never: {MARKS[name]}")
+    print_checks(out, summary)
+
+
+def print_checks(out: Console, summary: Summary) -> None:
+    """Say that every check held, or which worlds it was that one failed in."""
     if not summary.violations:
         out.print("every check held")
         return
