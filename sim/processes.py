@@ -15,7 +15,12 @@ import msgspec
 import trio
 
 from holdfast.actors.health import Health
-from holdfast.actors.ports import CommitUnknownError, LogUnavailableError, SupersededError
+from holdfast.actors.ports import (
+    CommitUnknownError,
+    ForeignDataError,
+    LogUnavailableError,
+    SupersededError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -278,6 +283,10 @@ class GatedLog:
             self._bound.see(len(self._held))
         return entries
 
+    def _let_go(self, book: str, finished: Sequence[tuple[str, NewInput | None]]) -> None:
+        for entry_id, _ in finished:
+            self._held.pop((book, entry_id), None)
+
     async def append(self, book: str, inputs: Sequence[NewInput]) -> list[str]:
         """See ``Log``."""
         gate = self._gate
@@ -408,11 +417,14 @@ class GatedLog:
         dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
         """See ``Log``."""
-        await self._gate.through(
-            "finish_actions", self._log.finish_actions, stream, book, finished, dead_letters
-        )
-        for entry_id, _ in finished:
-            self._held.pop((book, entry_id), None)
+        try:
+            await self._gate.through(
+                "finish_actions", self._log.finish_actions, stream, book, finished, dead_letters
+            )
+        except ForeignDataError:
+            self._let_go(book, finished)  # given up: it stays pending, for whoever claims it
+            raise
+        self._let_go(book, finished)
 
     async def aclose(self) -> None:
         """See ``Log``."""
