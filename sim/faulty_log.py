@@ -1,19 +1,15 @@
-"""A process's connection to the simulated server: the port ``Log``, with all that a wire does to it.
+"""The port ``Log`` of a process, over its connection to the simulated server.
 
 It fails as ``RedisLog`` fails, since the actors are written for that: a read is tried once more on a new
-connection; an append, a finish or a takeover whose answer was lost is a ``ConnectionLostError`` (of
-``LogUnavailableError``), whether it had its effect or not; a commit is resolved by the very code of
-production; attempts to connect pace themselves with a growing pause. Who waits for replicas, and who
-notices a lost tail, is the production's code too: ``Copies`` and ``TailWatch``.
-
-What befalls a request is keyed by the operation, the process and the number of its call, so that taking
-one event out of a run leaves the others as they were.
+connection, an append, a finish or a takeover is not, and a commit is resolved by the very code of
+production. Who waits for replicas, and who notices a lost tail, is the production's code too: ``Copies``
+and ``TailWatch``. What befalls requests on their way is in ``sim.connection``, what others have done to
+the streams that they find in ``sim.stream_troubles``.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
@@ -24,14 +20,13 @@ from holdfast.actors.ports import (
     LogUnavailableError,
     TailLostError,
 )
-from holdfast.sim import tails
-from holdfast.transport.codec import check_finished, decode_input, encode_input
+from holdfast.sim import stream_troubles, tails
+from holdfast.sim.connection import Connection
+from holdfast.transport.codec import check_finished, encode_input
 from holdfast.transport.commits import check_commit, superseded, write_commits
-from holdfast.transport.connection import ConnectionLostError
 from holdfast.transport.durability import Copies
-from holdfast.transport.keys import book_keys, check_reading, format_id, parse_id
+from holdfast.transport.keys import book_keys, check_reading, parse_id
 from holdfast.transport.memory_log import MemoryLog
-from holdfast.transport.memory_operator import Weight
 from holdfast.transport.tails import TailWatch
 
 if TYPE_CHECKING:
@@ -50,51 +45,12 @@ if TYPE_CHECKING:
         StreamFacts,
         StreamName,
     )
+    from holdfast.sim.connection import Call
     from holdfast.sim.server import SimServer
     from holdfast.transport.connection import Command, Reply
+    from holdfast.transport.memory_operator import Weight
 
 _T = TypeVar("_T")
-
-_REFUSES: Final[Mapping[str, tuple[Weight, ...]]] = {
-    "OOM": ("write",),
-    "READONLY": ("light", "write"),
-    "MISCONF": ("light", "write"),
-    "LOADING": ("read", "light", "write"),
-}
-
-_SHORT_MAX: Final = 3
-"""A batch that is cut has so many entries at most."""
-
-FOREIGN_ENTRIES: Final[tuple[tuple[bytes, ...], ...]] = (
-    (b"hello", b"world"),
-    (b"type", b"cancel"),
-    (b"type", b"cancel", b"type", b"cancel", b"body", b"{}"),
-    (b"type", b"cancel", b"body", b"\xff\xfe"),
-    (b"type", b"cancel", b"body", b"not JSON", b"key", b"k", b"by", b"customer:K1"),
-    (b"type", b"cancel", b"body", b"x" * 65_537, b"key", b"k", b"by", b"customer:K1"),
-    (b"type", b"no_such_command", b"body", b"{}", b"key", b"k", b"by", b"customer:K1"),
-)
-"""Entries that somebody may write to the inputs and that are none."""
-
-
-class _Call(msgspec.Struct, frozen=True):
-    """One attempt at a request; what keys its draws."""
-
-    op: str
-    process: str
-    number: int
-    attempt: int
-    weight: Weight
-    timeout_s: float
-    parts: int = 1
-
-    @property
-    def key(self) -> tuple[str, str, int, int]:
-        """What tells it from all others."""
-        return self.op, self.process, self.number, self.attempt
-
-    def __str__(self) -> str:
-        return f"{self.process} {self.op} {self.number}"
 
 
 class _Written(msgspec.Struct):
@@ -129,34 +85,27 @@ class FaultyLog:
       server: Where it leads.
       process: The life's name.
       watched: Whether it watches for lost tails, as our own processes do.
-
-    Attributes:
-      losses: How many connections were lost.
     """
 
     def __init__(self, server: SimServer, process: str, *, watched: bool = True) -> None:
         self._server = server
         self._process = process
-        self._numbers: dict[str, int] = {}
-        self._connected = True
-        self._failures = 0
-        self._not_before = -math.inf
-        self._dead = False
-        self._log: MemoryLog = server.log
-        self.on_request: Callable[[str, Weight], None] | None = None
-        """Called with the operation and its weight, before each request."""
-        self._cut_off = self._draw_partition()
+        self._connection = Connection(server, process)
         self._copies = Copies(server.options.replicas_min, server.options.replicas_s)
-        self.losses = 0
         self._tails = TailWatch(self) if watched else _NoWatch(self)
-        self._broken = server.connections
+
+    @property
+    def _log(self) -> MemoryLog:
+        return self._connection.log
+
+    @property
+    def losses(self) -> int:
+        """How many connections were lost."""
+        return self._connection.losses
 
     def kill(self) -> None:
-        """The process is dead: no call of it completes from now on.
-
-        A request on its way may have its effect or not; whoever ends the process cancels its tasks.
-        """
-        self._dead = True
+        """The process is dead: no call of it completes from now on."""
+        self._connection.kill()
 
     # -- the port ------------------------------------------------------------
 
@@ -167,17 +116,17 @@ class FaultyLog:
             encode_input(new)
         if not inputs:
             return []
-        call = self._call("append", "write", parts=len(inputs))
+        call = self._connection.call("append", "write", parts=len(inputs))
 
         async def effect(late: bool) -> list[str]:
-            self._write_foreign(book, call)
-            whole = self._cut(call)
+            stream_troubles.write_foreign(self._server, self._log, book, call.key)
+            whole = self._connection.cut(call)
             ids = await self._log.append(book, inputs[:whole])
             if whole < len(inputs) and not late:
-                raise self._lost("in the middle of a pipeline")
+                raise self._connection.lost("in the middle of a pipeline")
             return ids
 
-        ids = await self._attempt(call, effect)
+        ids = await self._connection.once(call, effect)
         await self._tails.saw(book, ids[-1])
         return ids
 
@@ -231,13 +180,15 @@ class FaultyLog:
 
     async def hold_lease(self, owner: str, place: str, lease_s: float) -> None:
         """See ``Log``."""
-        await self._again(
+        await self._connection.again(
             "hold_lease", "write", 0, lambda _: self._log.hold_lease(owner, place, lease_s)
         )
 
     async def drop_lease(self, owner: str) -> None:
         """See ``Log``."""
-        await self._again("drop_lease", "light", 0, lambda _: self._log.drop_lease(owner))
+        await self._connection.again(
+            "drop_lease", "light", 0, lambda _: self._log.drop_lease(owner)
+        )
 
     async def read_leases(self, owners: Sequence[str]) -> dict[str, str]:
         """See ``Log``."""
@@ -251,8 +202,8 @@ class FaultyLog:
     async def take_over(self, book: str, owner: str, seen: int | None = None) -> CommitRecord:
         """See ``Log``."""
         book_keys(book)
-        call = self._call("take_over", "write")
-        record = await self._attempt(call, lambda _: self._log.take_over(book, owner, seen))
+        call = self._connection.call("take_over", "write")
+        record = await self._connection.once(call, lambda _: self._log.take_over(book, owner, seen))
         await self._tails.saw(book, record.position, record.position)
         return record
 
@@ -266,8 +217,8 @@ class FaultyLog:
 
         async def send(wanted: Sequence[int]) -> list[LogError | None]:
             chosen = [commits[index] for index in wanted]
-            call = self._call("commit", "write", parts=len(chosen))
-            written = await self._attempt(
+            call = self._connection.call("commit", "write", parts=len(chosen))
+            written = await self._connection.once(
                 call,
                 lambda late: self._write(call, chosen, late),
                 lambda written: self._wait_copies(call, written),
@@ -305,7 +256,7 @@ class FaultyLog:
             if self._server.on_written is not None:
                 self._server.on_written(self._process, commit)
 
-    async def _wait_copies(self, call: _Call, written: _Written) -> None:
+    async def _wait_copies(self, call: Call, written: _Written) -> None:
         if not written.wrote:
             written.copies = self._copies.wanted
         elif self._copies.wanted:
@@ -314,10 +265,10 @@ class FaultyLog:
             if not written.copies and call.op == "commit":
                 self._server.mark("copies_late")
 
-    async def _write(self, call: _Call, commits: Sequence[Commit], late: bool) -> _Written:
+    async def _write(self, call: Call, commits: Sequence[Commit], late: bool) -> _Written:
         """A pipeline of commits, of which the server may refuse some, and which may be cut."""
         server, log = self._server, self._log
-        whole = self._cut(call)
+        whole = self._connection.cut(call)
         before = [log.book(one.book).record.position == one.position for one in commits[:whole]]
         results: list[LogError | None] = []
         for number, commit in enumerate(commits[:whole]):
@@ -330,7 +281,7 @@ class FaultyLog:
         if refused:
             server.counts.fire("refuse_some", str(call), mattered=refused < len(results))
         if whole < len(commits) and not late:
-            raise self._lost("in the middle of a pipeline")
+            raise self._connection.lost("in the middle of a pipeline")
         wrote = [
             result is None and not known for result, known in zip(results, before, strict=True)
         ]
@@ -357,7 +308,7 @@ class FaultyLog:
         self, commits: Sequence[Commit], answers: Sequence[LogError | bool]
     ) -> list[LogError | bool]:
         """*answers*, once replicas have those that are written: a write is made to be waited for."""
-        call = self._call("confirm", "write")
+        call = self._connection.call("confirm", "write")
 
         async def effect(late: bool) -> _Written:
             del late
@@ -375,7 +326,9 @@ class FaultyLog:
                     results.append(superseded(commit.book, commit.epoch, record.epoch))
             return _Written(log, None in results, results)
 
-        written = await self._twice(call, effect, lambda one: self._wait_copies(call, one))
+        written = await self._connection.twice(
+            call, effect, lambda one: self._wait_copies(call, one)
+        )
         found = [refused or known for known, refused in zip(answers, written.results, strict=True)]
         if True in found:
             self._copies.check(written.copies)
@@ -386,7 +339,7 @@ class FaultyLog:
         book_keys(book)
         parse_id(snapshot.position)
         try:
-            await self._again(
+            await self._connection.again(
                 "save_snapshot",
                 "write",
                 0,
@@ -399,7 +352,7 @@ class FaultyLog:
     async def trim(self, book: str) -> dict[StreamName, int]:
         """See ``Log``."""
         book_keys(book)
-        return await self._again("trim", "light", 0, lambda _: self._log.trim(book))
+        return await self._connection.again("trim", "light", 0, lambda _: self._log.trim(book))
 
     async def read_actions(
         self, stream: ActionStream, books: Sequence[str], consumer: str, count: int, wait_s: float
@@ -407,11 +360,11 @@ class FaultyLog:
         """See ``Log``."""
         for book in books:
             book_keys(book)
-        key = ("read_actions", self._process, self._numbers.get("read_actions", 0) + 1)
+        key = ("read_actions", self._process, self._connection.number("read_actions"))
 
         async def effect(late: bool) -> list[tuple[str, ActionEntry]]:
-            self._trouble_groups(stream, books, key)
-            wanted = self._shorten(count, key)
+            stream_troubles.trouble_groups(self._server, self._log, stream, books, key)
+            wanted = stream_troubles.shortened(self._server, count, key)
             # A server gives nothing to a client that is gone by the time there is something.
             found = await self._log.read_actions(
                 stream, books, consumer, wanted, 0 if late else wait_s
@@ -420,7 +373,7 @@ class FaultyLog:
                 self._server.counts.fire("short", " ".join(map(str, key)), mattered=True)
             return found
 
-        found = await self._again("read_actions", "light", wait_s, effect)
+        found = await self._connection.again("read_actions", "light", wait_s, effect)
         return await self._confirmed_actions(stream, consumer, found)
 
     async def claim_actions(
@@ -429,15 +382,17 @@ class FaultyLog:
         """See ``Log``."""
         for book in books:
             book_keys(book)
-        key = ("claim_actions", self._process, self._numbers.get("claim_actions", 0) + 1)
+        key = ("claim_actions", self._process, self._connection.number("claim_actions"))
 
         async def effect(late: bool) -> list[tuple[str, ActionEntry]]:
             del late
-            least_s = self._claim_idle_s(stream, books, idle_s, key)
+            least_s = stream_troubles.claim_idle_s(
+                self._server, self._log, stream, books, idle_s, key
+            )
             found = await self._log.claim_actions(stream, books, consumer, count, least_s)
-            return self._reordered(found, key)
+            return stream_troubles.reordered(self._server, found, key)
 
-        found = await self._again("claim_actions", "light", 0, effect)
+        found = await self._connection.again("claim_actions", "light", 0, effect)
         return await self._confirmed_actions(stream, consumer, found)
 
     async def _confirmed_actions(
@@ -450,8 +405,10 @@ class FaultyLog:
         ours: dict[tuple[str, str], None] = {}
 
         async def keep() -> int | None:
-            call = self._call("confirm_actions", "light")
-            kept = await self._twice(call, effect, lambda one: self._wait_copies(call, one))
+            call = self._connection.call("confirm_actions", "light")
+            kept = await self._connection.twice(
+                call, effect, lambda one: self._wait_copies(call, one)
+            )
             return kept.copies if kept.wrote else None
 
         async def effect(late: bool) -> _Written:
@@ -488,7 +445,7 @@ class FaultyLog:
         for id_ in ids:
             parse_id(id_)
         if ids:
-            await self._again(
+            await self._connection.again(
                 "keep_claim",
                 "light",
                 0,
@@ -507,8 +464,8 @@ class FaultyLog:
         if not finished and not dead_letters:
             return
         book_keys(book)
-        await self._attempt(
-            self._call("finish_actions", "write"),
+        await self._connection.once(
+            self._connection.call("finish_actions", "write"),
             lambda _: self._log.finish_actions(stream, book, finished, dead_letters),
         )
 
@@ -534,8 +491,8 @@ class FaultyLog:
             return ask(self._log)
 
         if again:
-            return await self._again(op, weight, 0, effect)
-        return await self._attempt(self._call(op, weight), effect)
+            return await self._connection.again(op, weight, 0, effect)
+        return await self._connection.once(self._connection.call(op, weight), effect)
 
     # -- for the watch -------------------------------------------------------
 
@@ -554,343 +511,14 @@ class FaultyLog:
             history = server.history_of(self._log)
             return [tails.answer(self._log, history, command) for command in commands]
 
-        call = self._call("look", "read") if report is None else self._call("report", "write")
-        return await (self._twice(call, look) if again else self._attempt(call, look))
-
-    # -- a request -----------------------------------------------------------
-
-    def _call(self, op: str, weight: Weight, wait_s: float = 0, parts: int = 1) -> _Call:
-        if self.on_request is not None:
-            self.on_request(op, weight)
-        number = self._numbers.get(op, 0) + 1
-        self._numbers[op] = number
-        timeout_s = self._server.options.reply_s + max(0.0, wait_s)
-        return _Call(op, self._process, number, 1, weight, timeout_s, parts)
+        call = (
+            self._connection.call("look", "read")
+            if report is None
+            else self._connection.call("report", "write")
+        )
+        return await (
+            self._connection.twice(call, look) if again else self._connection.once(call, look)
+        )
 
     async def _read(self, op: str, wait_s: float, read: Callable[[], Awaitable[_T]]) -> _T:
-        return await self._again(op, "read", wait_s, lambda _: read())
-
-    async def _again(
-        self, op: str, weight: Weight, wait_s: float, effect: Callable[[bool], Awaitable[_T]]
-    ) -> _T:
-        """A request that is made once more, on a new connection, where the first one is lost."""
-        return await self._twice(self._call(op, weight, wait_s), effect)
-
-    async def _twice(
-        self,
-        call: _Call,
-        effect: Callable[[bool], Awaitable[_T]],
-        behind: Callable[[_T], Awaitable[None]] | None = None,
-    ) -> _T:
-        try:
-            return await self._attempt(call, effect, behind)
-        except ConnectionLostError as lost:
-            if not lost.sent:
-                raise
-        return await self._attempt(msgspec.structs.replace(call, attempt=2), effect, behind)
-
-    async def _attempt(
-        self,
-        call: _Call,
-        effect: Callable[[bool], Awaitable[_T]],
-        behind: Callable[[_T], Awaitable[None]] | None = None,
-    ) -> _T:
-        """One request and its answer.
-
-        Args:
-          call: Which one.
-          effect: Carries it out on the server; its argument tells whether nobody waits for it.
-          behind: What the server waits for behind that, in the same pipeline.
-
-        Raises:
-          ConnectionLostError: The connection broke, or there is none.
-          LogUnavailableError: The server refused it.
-        """
-        await self._hang_if_dead()
-        try:
-            server = self._server
-            whole = self._connected and self._broken == server.connections
-            if server.healed and whole and self._log is server.log:
-                answer = await effect(False)  # nothing befalls anybody any more
-                if behind is not None:
-                    await behind(answer)
-            else:
-                answer = await self._attempt_alive(call, effect, behind)
-        except LogError:
-            await trio.lowlevel.checkpoint()  # whoever tries again at once lets others run
-            await self._hang_if_dead()
-            raise
-        await self._hang_if_dead()
-        return answer
-
-    async def _attempt_alive(
-        self,
-        call: _Call,
-        effect: Callable[[bool], Awaitable[_T]],
-        behind: Callable[[_T], Awaitable[None]] | None,
-    ) -> _T:
-        await self._connect()
-        server = self._server
-        if self._log is not server.log and call.weight != "read":
-            server.counts.matter("old_primary")
-        with trio.CancelScope() as scope:
-            number = server.opened(scope)
-            try:
-                return await self._exchange(call, effect, behind)
-            except ConnectionLostError:
-                self._connected = False
-                self._lose_connection()
-                raise
-            finally:
-                server.closed(number)
-        # Only the server cancels this scope.
-        self._connected = False
-        self._lose_connection()
-        server.counts.matter(server.why_broken)
-        raise self._lost("by the server")
-
-    async def _exchange(
-        self,
-        call: _Call,
-        effect: Callable[[bool], Awaitable[_T]],
-        behind: Callable[[_T], Awaitable[None]] | None,
-    ) -> _T:
-        fault = self._fault(call)
-        left_ms = self._latency_ms("request", call)
-        begun = trio.current_time()
-        done = call.weight == "read"
-        try:
-            if left_ms:
-                await self._server.clock.sleep(left_ms / 1000)
-            if self._dead and not done:
-                done = True
-                self._leave_in_flight(call, effect, 0)
-            await self._hang_if_dead()
-            if fault == "drop_before":
-                done = True
-                raise self._lost("before the request arrived")
-            if fault in ("silent", "partition"):
-                done = True  # its effect comes by itself, or never
-                await self._silence(call, effect, fault)
-            self._refuse(call)
-            # A read that waits for actions has no effect where its client goes away meanwhile.
-            done = done or call.timeout_s > self._server.options.reply_s
-            answer = await effect(False)
-            done = True
-            if behind is not None:
-                await behind(answer)
-            if fault == "drop_after":
-                raise self._lost("before the answer arrived")
-            answer_ms = self._latency_ms("answer", call)
-            if answer_ms:
-                await self._server.clock.sleep(answer_ms / 1000)
-            return answer
-        except trio.Cancelled:
-            if not done:
-                spent_ms = round((trio.current_time() - begun) * 1000)
-                self._leave_in_flight(call, effect, max(0, left_ms - spent_ms))
-            raise
-
-    def _leave_in_flight(
-        self, call: _Call, effect: Callable[[bool], Awaitable[_T]], delay_ms: int
-    ) -> None:
-        """The client is gone with its request on the wire: it may still have its effect."""
-        server = self._server
-        if server.draws.chance("wire.in_flight", server.faults.in_flight, *call.key):
-            server.arrive_later(delay_ms, "in_flight", lambda: effect(True), str(call))
-
-    async def _silence(
-        self, call: _Call, effect: Callable[[bool], Awaitable[_T]], fault: str
-    ) -> None:
-        """No answer comes, until the client gives up."""
-        server = self._server
-        if fault == "silent" and call.weight != "read":
-            late_ms = server.draws.below("wire.late_ms", server.faults.late_s_max * 1000, *call.key)
-            server.arrive_later(late_ms, "silent", lambda: effect(True), str(call))
-        elif fault == "silent":
-            server.counts.fire("silent", str(call))
-        elif self._cut_off is not None and self._cut_off[2] and call.weight != "read":
-            server.arrive_later(0, "partition", lambda: effect(True), str(call))
-        await trio.sleep(call.timeout_s)
-        raise self._lost("without an answer")
-
-    def _fault(self, call: _Call) -> str:
-        server = self._server
-        if self._is_cut_off():
-            server.counts.fire("partition", str(call), mattered=True)
-            return "partition"
-        faults = server.faults
-        for kind, share in (
-            ("drop_before", faults.drop_before),
-            ("drop_after", faults.drop_after),
-            ("silent", faults.silent),
-        ):
-            if server.draws.chance(f"wire.{kind}", share, *call.key):
-                if kind != "silent":
-                    server.counts.fire(kind, str(call), mattered=call.weight != "read")
-                return kind
-        return ""
-
-    def _latency_ms(self, side: str, call: _Call) -> int:
-        server = self._server
-        faults = server.faults
-        latency_ms = server.draws.below(f"wire.{side}_ms", faults.latency_ms_max + 1, *call.key)
-        if server.draws.chance(f"wire.slow_{side}", faults.slow, *call.key):
-            bound = max(1, faults.slow_ms_max)
-            latency_ms += 1 + server.draws.below(f"wire.slow_{side}_ms", bound, *call.key)
-            server.counts.fire("slow", str(call))
-        return latency_ms
-
-    def _refuse(self, call: _Call) -> None:
-        kind = self._server.refusal()
-        if kind is not None and call.weight in _REFUSES[kind]:
-            self._server.counts.matter("refusing")
-            raise LogUnavailableError(f"{call.op}: the server answers {kind}: try again later")
-
-    def _cut(self, call: _Call) -> int:
-        """How much of a pipeline the server gets."""
-        server = self._server
-        if call.parts < 2 or not server.draws.chance("wire.cut", server.faults.cut, *call.key):
-            return call.parts
-        whole = server.draws.below("wire.cut_at", call.parts, *call.key)
-        server.counts.fire("cut", f"{call} after {whole} of {call.parts}", mattered=whole > 0)
-        return whole
-
-    def _lost(self, when: str) -> ConnectionLostError:
-        return ConnectionLostError(f"the connection was lost {when}", sent=True)
-
-    async def _hang_if_dead(self) -> None:
-        if self._dead:
-            await trio.sleep_forever()
-
-    # -- connecting ----------------------------------------------------------
-
-    async def _connect(self) -> None:
-        """Have a connection; the pauses between attempts are those of ``transport.pool``."""
-        server = self._server
-        options = server.options
-        if self._broken != server.connections:
-            self._lose_connection()  # while nothing was on its way
-        if self._failures:
-            await self._server.clock.sleep(self._not_before - trio.current_time())
-        log = server.log_of(self._process)
-        if log is not None and (self._connected or not self._is_cut_off()):
-            if log is not self._log and log is not server.log:
-                server.counts.fire("old_primary", self._process)
-            self._log = log
-            self._connected = True
-            self._failures = 0
-            return
-        self._connected = False
-        if log is None:
-            server.counts.matter(server.why_broken)
-        else:
-            server.counts.fire("partition", f"{self._process} connects", mattered=True)
-            await trio.sleep(options.connect_s)
-        most = min(options.backoff_most_s, options.backoff_least_s * 2 ** min(self._failures, 30))
-        self._failures += 1
-        jitter = server.draws.below("wire.jitter", 1024, self._process, self._failures) / 1024
-        self._not_before = trio.current_time() + most * (0.5 + jitter / 2)
-        raise ConnectionLostError("the server cannot be reached", sent=False)
-
-    def _lose_connection(self) -> None:
-        self.losses += 1
-        self._broken = self._server.connections
-
-    def _draw_partition(self) -> tuple[int, int, bool] | None:
-        """When this process is cut off from the server, and whether its requests still arrive."""
-        server, name = self._server, self._process
-        draws, faults = server.draws, server.faults
-        if not draws.chance("wire.partition", faults.partition, name):
-            return None
-        span = max(1, faults.partitions.end_ms - faults.partitions.begin_ms)
-        begin_ms = faults.partitions.begin_ms + draws.below("wire.partition_at", span, name)
-        length_ms = 1 + draws.below("wire.partition_ms", faults.partition_ms_max, name)
-        return begin_ms, begin_ms + length_ms, draws.chance("wire.answers_only", 0.5, name)
-
-    def _is_cut_off(self) -> bool:
-        if self._cut_off is None or not self._server.faults.partition:
-            return False
-        begin_ms, end_ms, _ = self._cut_off
-        return begin_ms <= self._server.clock.now_ms() < end_ms
-
-    # -- troubles of groups and inputs ---------------------------------------
-
-    def _write_foreign(self, book: str, call: _Call) -> None:
-        """Somebody writes to the inputs, just before us, what is none."""
-        server = self._server
-        if not server.draws.chance("inputs.foreign", server.faults.foreign, *call.key):
-            return
-        fields = server.draws.pick("inputs.foreign_fields", FOREIGN_ENTRIES, *call.key)
-        stream = self._log.book(book).inputs
-        if book not in self._log.registered or stream.foreign:
-            return
-        pair = stream.next_id(server.server_clock.now_ms())
-        entry = decode_input(format_id(*pair).encode(), list(fields))
-        stream.add(pair, entry)
-        server.counts.fire("foreign", f"{book} {entry.id}", mattered=True)
-        if server.on_foreign is not None and self._log is server.log:
-            server.on_foreign(book, entry)
-        self._log.ring(book, "inputs")
-
-    def _trouble_groups(
-        self, stream: ActionStream, books: Sequence[str], key: tuple[str, str, int]
-    ) -> None:
-        """An operator's hands, or a replica's old state, on the groups of *books*."""
-        server = self._server
-        draws, faults, counts = server.draws, server.faults, server.counts
-        for book in books:
-            actions = self._log.book(book).actions(stream)
-            group = actions.groups.get(stream)
-            if group is None:
-                continue
-            named = (*key, book)
-            if draws.chance("groups.missing", faults.group_missing, *named):
-                counts.fire("group_missing", book, mattered=bool(actions.ids))
-                del actions.groups[stream]
-                continue
-            if draws.chance("groups.back", faults.group_back, *named):
-                given = [id_ for id_ in actions.ids if id_ <= group.last]
-                back = 1 + draws.below("groups.back_by", faults.group_back_max, *named)
-                counts.fire("group_back", f"{book} by {back}", mattered=bool(given))
-                group.last = given[-back - 1] if len(given) > back else (0, 0)
-            if draws.chance("groups.consumer", faults.consumer_missing, *named):
-                names = list(dict.fromkeys(one.consumer for one in group.pending.values()))
-                if names:
-                    gone = draws.pick("groups.consumer_name", names, *named)
-                    counts.fire("consumer_missing", f"{book} {gone}", mattered=True)
-                    for id_ in [i for i, one in group.pending.items() if one.consumer == gone]:
-                        del group.pending[id_]
-
-    def _shorten(self, count: int, key: tuple[str, str, int]) -> int:
-        server = self._server
-        if count < 2 or not server.draws.chance("groups.short", server.faults.short, *key):
-            return count
-        return 1 + server.draws.below("groups.short_to", min(count - 1, _SHORT_MAX), *key)
-
-    def _claim_idle_s(
-        self, stream: ActionStream, books: Sequence[str], idle_s: float, key: tuple[str, str, int]
-    ) -> float:
-        server = self._server
-        if not server.draws.chance("groups.claim_early", server.faults.claim_early, *key):
-            return idle_s
-        now_ms = server.server_clock.now_ms()
-        young = [
-            one
-            for book in books
-            if (group := self._log.book(book).actions(stream).groups.get(stream)) is not None
-            for one in group.pending.values()
-            if now_ms - one.since_ms < idle_s * 1000
-        ]
-        server.counts.fire("claim_early", " ".join(map(str, key)), mattered=bool(young))
-        return 0.0
-
-    def _reordered(
-        self, found: list[tuple[str, ActionEntry]], key: tuple[str, str, int]
-    ) -> list[tuple[str, ActionEntry]]:
-        server = self._server
-        if len(found) < 2 or not server.draws.chance("groups.reorder", server.faults.reorder, *key):
-            return found
-        server.counts.fire("reorder", " ".join(map(str, key)), mattered=True)
-        generator = server.draws.generator("groups.order", *key)
-        return generator.sample(found, len(found))
+        return await self._connection.again(op, "read", wait_s, lambda _: read())

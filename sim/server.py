@@ -1,7 +1,7 @@
 """The simulated server: one log in memory, and everything that can happen to it.
 
 The server is part of the world: it outlives the processes that use it. Each of them gets a connection of
-its own, a ``FaultyLog`` (``sim.faulty_log``), which is where the wire's faults are. Here is what happens
+its own, a ``FaultyLog`` over a ``Connection``, which is where the wire's faults are. Here is what happens
 to the server itself: it is away, refuses, fails over to a replica that had not got the last writes, its
 clock stands still. A differential test (``sim.differential``) holds the log underneath against a real
 server.

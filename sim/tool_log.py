@@ -61,7 +61,7 @@ class ToolLog(FaultyLog):
         def on_change(op: str) -> None:
             tell(f"{name} only looked, and {op} changed something")
 
-        self.on_request = on_request
+        self._connection.on_request = on_request
         self.operator: MemoryOperator = _ToolOperator(self, server, on_change)
 
     @property

@@ -120,13 +120,12 @@ class _Seen(msgspec.Struct):
 
 
 class Asked(Protocol):
-    """What a watch asks its server, as ``pool.Server`` answers it.
+    """What a watch asks its server, as ``pool.Server`` answers it."""
 
-    Attributes:
-      losses: How many connections were lost.
-    """
-
-    losses: int
+    @property
+    def losses(self) -> int:
+        """How many connections were lost."""
+        ...
 
     async def run(self, commands: Sequence[Command], *, again: bool = False) -> list[Reply]:
         """The replies to *commands*; see ``pool.Server.run``."""
