@@ -11,6 +11,7 @@ import pytest
 from holdfast.actors.booking import payments
 from holdfast.actors.booking.book import Desired, Observed, Payment
 from holdfast.actors.booking.messages import CheckStatus, Preauthorize, RequestSlot
+from holdfast.actors.executor import REF_LENGTH_MAX
 
 from .world import (
     DAY,
@@ -156,6 +157,11 @@ def test_requests_to_which_two_primaries_gave_one_id_have_payments_of_their_own(
     assert {payments.request_of(booking.payment.id) for booking in bookings} == {bookings[0].id[1:]}
     assert len({booking.payment.id for booking in bookings}) == 4
     assert len({getattr(e.action, "key", "") for desk in desks for e in desk.actions}) == 4
+
+
+def test_the_longest_name_fits_a_result() -> None:
+    name = payments.name_of(f"{2**64 - 1}-{2**64 - 1}", "0" * 16)
+    assert len(name) <= REF_LENGTH_MAX
 
 
 def test_each_call_has_an_id_and_a_key_of_its_own() -> None:
