@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from holdfast.actors.ports import Message, ProviderUnavailableError
+from holdfast.sim.bank import fate_of
 from holdfast.sim.clock import WorldClock
 from holdfast.sim.draws import Draws
 from holdfast.sim.mailer import MailerFaults, SimMailer
@@ -265,3 +266,8 @@ def test_the_mailer_fails_on_either_side(fault: str, arrived: int) -> None:
 
     clock.run(main)
     assert [a.new for a in mailer.arrivals].count(True) == 1
+
+
+def test_a_payments_fate_goes_by_its_request_and_not_by_what_was_asked() -> None:
+    assert fate_of("book1:p17-2-0123456789abcdef") == "book1:p17-2"
+    assert fate_of("book1:bk:p17-2-0123456789abcdef:void:2") == "book1:bk:p17-2:void:2"
