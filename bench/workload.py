@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from holdfast.actors.booking import messages as m
+from holdfast.actors.booking import wire
 from holdfast.actors.booking.machine import BookingMachine
 from holdfast.actors.booking.zones import DAY_MS, MINUTE_MS, Zone, load
 from holdfast.machine import Completed, Emit, Normal
@@ -143,7 +144,7 @@ class Crowd:
 
     def _ask(self, command: m.Command, by: str) -> None:
         key = f"k{len(self.inputs)}"
-        self._step(Normal(self._id(), self._now, m.Asked(command, key, by, "0123456789abcdef")), by)
+        self._step(Normal(self._id(), self._now, wire.asked(command, key, by)), by)
 
     def _id(self) -> str:
         return f"{self._now}-{len(self.inputs)}"
